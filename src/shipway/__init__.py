@@ -1,0 +1,1 @@
+"""Shipway: build caches as refs that can be mounted, changed, committed and moved."""

@@ -1,0 +1,1 @@
+"""A tree as bytes: tar, compression, zstd:chunked; packing and unpacking."""

@@ -1,0 +1,271 @@
+"""OCI vocabulary: digests, descriptors, manifests, configurations, references.
+
+Values only; nothing here touches a disk or a network. Field names on the wire
+follow the OCI image specification 1.1 and the distribution specification 1.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import msgspec
+
+from shipway.errors import Corrupt, DigestMismatch, Invalid, SizeMismatch, Truncated
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
+LAYER_GZIP = LAYER_TAR + "+gzip"
+LAYER_ZSTD = LAYER_TAR + "+zstd"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_GZIP = DOCKER_LAYER_TAR + ".gzip"
+
+MANIFEST_TYPES = (MANIFEST, DOCKER_MANIFEST)
+INDEX_TYPES = (INDEX, DOCKER_INDEX)
+
+#: Annotation, used by containerd and BuildKit, that holds a layer's DiffID.
+UNCOMPRESSED = "containerd.io/uncompressed"
+
+MAX_MANIFEST = 4 << 20
+"""Largest manifest or index read, in bytes; registries refuse larger ones."""
+MAX_CONFIG = 64 << 20
+"""Largest image configuration read, in bytes."""
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+DEFAULT_REPOSITORY = "shipway"
+DEFAULT_TAG = "latest"
+
+T = TypeVar("T")
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """A content descriptor: media type, digest and size in bytes (image-spec, descriptor.md)."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+
+
+class Platform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an image runs on (image-spec, image-index.md)."""
+
+    architecture: str = ""
+    os: str = ""
+    variant: str = ""
+
+
+class ManifestDescriptor(Descriptor, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """A descriptor inside an index, which may name a platform."""
+
+    platform: Platform = Platform()
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """An image manifest (image-spec, manifest.md); Docker's schema 2 reads as the same."""
+
+    schema_version: int = msgspec.field(default_factory=lambda: 0)
+    media_type: str = ""
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: dict[str, str] = {}
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """An image index (image-spec, image-index.md); Docker's manifest list reads as the same."""
+
+    schema_version: int = msgspec.field(default_factory=lambda: 0)
+    media_type: str = ""
+    manifests: tuple[ManifestDescriptor, ...]
+    annotations: dict[str, str] = {}
+
+
+class RootFS(msgspec.Struct, frozen=True, kw_only=True):
+    """The DiffIDs of an image's layers, base first."""
+
+    type: str = "layers"
+    diff_ids: tuple[str, ...]
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one layer came to be, for people."""
+
+    created: str = ""
+    created_by: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An image configuration (image-spec, config.md); only what Shipway reads or writes."""
+
+    created: str = ""
+    architecture: str
+    os: str
+    config: dict[str, msgspec.Raw] = {}
+    rootfs: RootFS
+    history: tuple[History, ...] = ()
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """Return the JSON of a manifest, index or configuration; equal values give equal bytes."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def decode(data: bytes, kind: type[T], where: str) -> T:
+    """Return `data` read as `kind`; `Corrupt`, naming `where`, if it is not that."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Corrupt(f"not a well-formed {kind.__name__.lower()}: {error}", where=where) from error
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the digest string of `data`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def check_digest(digest: str, where: str = "") -> str:
+    """Return `digest` if it is `sha256:` and 64 lower-case hex digits; else `Invalid`."""
+    if not _DIGEST.fullmatch(digest):
+        raise Invalid(f"not a sha256 digest: {digest[:100]!r}", where=where)
+    return digest
+
+
+def verify(data: bytes | memoryview, digest: str, size: int, where: str) -> None:
+    """Raise `Truncated`, `SizeMismatch` or `DigestMismatch` unless `data` is what it should be."""
+    check_size(len(data), size, where)
+    check_match(sha256(data), digest, where)
+
+
+def check_size(actual: int, expected: int, where: str) -> None:
+    """Raise `Truncated` or `SizeMismatch` unless the sizes, in bytes, agree."""
+    if actual < expected:
+        raise Truncated(f"ended after {actual} of {expected} bytes", where=where)
+    if actual > expected:
+        raise SizeMismatch(f"has {actual} bytes where {expected} were promised", where=where)
+
+
+def check_match(actual: str, expected: str, where: str) -> None:
+    """Raise `DigestMismatch` unless the digests agree."""
+    if actual != expected:
+        raise DigestMismatch(f"content is {actual}, not {expected}", where=where)
+
+
+def chain_id(parent: str | None, diff_id: str) -> str:
+    """Return the ChainID of a layer over its parent's (image-spec, config.md, Layer ChainID)."""
+    return diff_id if parent is None else sha256(f"{parent} {diff_id}".encode())
+
+
+def chain_ids(diff_ids: Iterable[str]) -> list[str]:
+    """Return the ChainID of each prefix of `diff_ids`, base first."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        chain.append(chain_id(chain[-1] if chain else None, diff_id))
+    return chain
+
+
+def annotated(descriptor: Descriptor, extra: Mapping[str, str]) -> Descriptor:
+    """Return `descriptor` with `extra` annotations laid over its own."""
+    return msgspec.structs.replace(descriptor, annotations={**descriptor.annotations, **extra})
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where an image is: `oci://host[:port]/repository[:tag][@digest]`."""
+
+    host: str
+    repository: str = DEFAULT_REPOSITORY
+    tag: str | None = None
+    digest: str | None = None
+    insecure: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference; `Invalid` names the part that is wrong.
+
+        Loopback hosts, and the `oci+http://` scheme, mean plain HTTP. Without
+        a repository it is `shipway`; without tag and digest the tag is `latest`.
+        """
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme not in ("oci", "oci+http"):
+            raise Invalid("not a reference", where=repr(text), todo="write oci://host[:port]/repository[:tag][@digest]")
+        if "@" in rest.split("/", 1)[0]:
+            raise Invalid(
+                "a reference holds no user or password",
+                where=f"{scheme}://…",
+                todo="use `shipway login` or the auth file",
+            )
+        rest, at, digest = rest.partition("@")
+        host, _, path = rest.partition("/")
+        repository, colon, tag = path.partition(":")
+        repository = repository or DEFAULT_REPOSITORY
+        if not _HOST.fullmatch(host):
+            raise Invalid(f"not a host: {host!r}", where=repr(text))
+        if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:  # noqa: PLR2004  the specification's length
+            raise Invalid(
+                f"not a repository name: {repository!r}",
+                where=repr(text),
+                todo="use lower-case letters, digits and ._-/",
+            )
+        if colon and not _TAG.fullmatch(tag):
+            raise Invalid(f"not a tag: {tag!r}", where=repr(text))
+        if at:
+            check_digest(digest, where=repr(text))
+        return cls(host, repository, tag or None, digest or None, insecure=scheme == "oci+http" or is_loopback(host))
+
+    @property
+    def target(self) -> str:
+        """The digest if there is one, else the tag, else `latest`: what a manifest is asked for by."""
+        return self.digest or self.tag or DEFAULT_TAG
+
+    def at(self, *, tag: str | None = None, digest: str | None = None) -> Reference:
+        """Return the same repository at another tag or digest."""
+        return replace(self, tag=tag, digest=digest)
+
+    def __str__(self) -> str:
+        scheme = "oci+http" if self.insecure and not is_loopback(self.host) else "oci"
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{scheme}://{self.host}/{self.repository}{tag}{digest}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host[:port]` names this machine's loopback interface."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    name = name.strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def is_tag(name: str) -> bool:
+    """Whether `name` is a valid tag (distribution-spec, Pulling manifests)."""
+    return _TAG.fullmatch(name) is not None
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` is a valid repository name (distribution-spec, Pulling manifests)."""
+    return len(name) <= 255 and _REPOSITORY.fullmatch(name) is not None  # noqa: PLR2004  the specification's length
+
+
+def key_tag(key: str | bytes) -> str:
+    """Return the tag that stands for a cache key in a registry: `key-` and the key's sha256."""
+    raw = key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+    return "key-" + hashlib.sha256(raw).hexdigest()

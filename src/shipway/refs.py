@@ -1,0 +1,268 @@
+"""The contracts: what a ref is and what may be done with it.
+
+A *ref* is a hold on a cached tree. While you hold it nobody prunes it; when
+you release it the tree stays in the store until someone does. Everything else
+in this package exists to fulfil the protocols below.
+
+    Ref                        id, release(), size(), metadata
+    ├── ImmutableRef           finalize()
+    │   ├── LocalImmutableRef  + Mountable + Extractable, parent
+    │   └── RemoteImmutableRef + Extractable, pull()
+    └── MutableRef             + Mountable, commit()
+
+**Life of a tree.** `Cache.new()` makes a mutable ref. You mount it, write,
+and `commit()` it: that consumes the mutable ref and returns an immutable one
+over the very same files, so it costs nothing. Until the immutable ref is
+*finalized* the change can be taken up again (`Cache.get_mutable(id)`), which
+makes the immutable one disappear. Using a ref as a parent, pushing it or
+giving it a key finalizes it.
+
+**Long calls.** Whatever can take long has `progress=` (see
+`shipway.progress`), stops promptly on `KeyboardInterrupt` or when the callback
+raises, and leaves nothing half-made behind.
+
+**Threads and processes.** All refs may be used from several threads. Refs of
+one store may be held by many processes at once; a process that dies lets go.
+
+**After release.** Any call but `release()` and `id` on a released ref raises
+`Invalid`. `release()` may be called again; it then does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from shipway.progress import ProgressCallback
+
+
+class CachePolicy(StrEnum):
+    """What happens to a mutable ref that is released without a commit."""
+
+    DEFAULT = "default"
+    """It is removed at once."""
+    RETAIN = "retain"
+    """It stays, and can be taken up with `Cache.get_mutable(id)`."""
+
+
+class RecordType(StrEnum):
+    """What a record was made for; the names are BuildKit's."""
+
+    INTERNAL = "internal"
+    FRONTEND = "frontend"
+    LOCAL = "source.local"
+    GIT_CHECKOUT = "source.git.checkout"
+    CACHE_MOUNT = "exec.cachemount"
+    REGULAR = "regular"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount, ready for mount(8): `mount -t TYPE -o OPTIONS SOURCE TARGET`.
+
+    `target` is relative to where the whole tree is mounted; empty for the tree itself.
+    """
+
+    type: str
+    source: str
+    target: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went over the network: requests, and bytes of bodies in each direction."""
+
+    requests: int = 0
+    received: int = 0
+    sent: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        """Return both together."""
+        return Traffic(self.requests + other.requests, self.received + other.received, self.sent + other.sent)
+
+    def __sub__(self, other: Traffic) -> Traffic:
+        """Return what came on top of `other`."""
+        return Traffic(self.requests - other.requests, self.received - other.received, self.sent - other.sent)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What an `extract` did: entries written, bytes of file content, and what it moved for that."""
+
+    entries: int
+    size: int
+    skipped: tuple[str, ...] = ()
+    """Paths of devices that could not be made without privileges."""
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a `push` did: where the image is now, and what was moved to get it there."""
+
+    reference: str
+    digest: str
+    layers: int
+    layers_moved: int
+    traffic: Traffic
+
+
+class Metadata(Protocol):
+    """What is remembered about a record besides its tree. Setting a field stores it at once."""
+
+    description: str
+    """A line for people."""
+    record_type: RecordType
+    policy: CachePolicy
+    labels: Mapping[str, str]
+    """Free-form; always replaced as a whole, the mapping itself cannot be changed."""
+
+    @property
+    def created(self) -> datetime:
+        """When the record was made, in UTC."""
+
+    @property
+    def last_used(self) -> datetime | None:
+        """When a hold on it was last let go, in UTC; None if never."""
+
+    @property
+    def usage_count(self) -> int:
+        """How often a hold on it was let go."""
+
+
+class Ref(AbstractContextManager["Ref"], Protocol):
+    """A hold on a tree. Leaving its `with` block releases it."""
+
+    @property
+    def id(self) -> str:
+        """The record's name in its store, or a remote ref's reference; stable, never reused."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """The record's metadata."""
+
+    def size(self) -> int:
+        """Return the bytes it takes on disk, without its parents; for a remote ref, its blobs' bytes."""
+
+    def release(self) -> None:
+        """Let go. The first call counts, others do nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class Mountable(Protocol):
+    """A tree that can be seen as a directory of this machine."""
+
+    def mount(self, *, readonly: bool = False) -> list[Mount]:
+        """Return the mounts that show the tree. They are valid while the ref is held.
+
+        An immutable ref always mounts read-only, whatever `readonly` says.
+        """
+
+    def mounted(self, *, readonly: bool = False) -> AbstractContextManager[Path]:
+        """Return a context manager that yields a directory with the tree, and cleans up in every case.
+
+        Several at a time share their data. Where mounting is not allowed, an
+        immutable tree is shown as a private copy, a mutable one as itself.
+        Raises `Unavailable` if the mount is refused.
+        """
+
+
+class Extractable(Protocol):
+    """A tree that files can be taken out of, wherever its bytes are."""
+
+    def extract(
+        self,
+        to_path: str | Path,
+        *src_paths: str,
+        parents: bool = False,
+        wildcard: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Extracted:
+        """Copy sources into the directory `to_path`, as `cp -a` does; no sources means everything.
+
+        A source is a path in the tree: a file, a directory, or with `wildcard`
+        a pattern (`*`, `?`, `[…]`, `**`). It lands under `to_path` by its base name, or
+        with `parents` by its full path; `/` lands the tree's contents. Symlinks
+        on the way to a source are resolved inside the tree, never on the host.
+        Modes, owners (when permitted), mtimes, xattrs, symlinks, hard links
+        among what is extracted, devices (when permitted) and holes are kept.
+
+        A local and a remote ref of one tree extract to identical results.
+        Raises `NotFound` for a source that is not there (before anything is
+        written), `Corrupt` for bytes that do not match their digest, `NoSpace`.
+        """
+
+
+class ImmutableRef(Ref, Protocol):
+    """A tree that never changes again."""
+
+    def finalize(self) -> None:
+        """Make sure the tree is flushed to the driver: from here on it cannot be reopened for change.
+
+        Finalizing twice does nothing.
+        """
+
+
+@runtime_checkable
+class LocalImmutableRef(ImmutableRef, Mountable, Extractable, Protocol):
+    """An immutable tree that is in this store."""
+
+    @property
+    def parent(self) -> LocalImmutableRef | None:
+        """A new hold on the tree this one was made over (release it too), or None."""
+
+    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves."""
+
+
+@runtime_checkable
+class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
+    """An immutable tree that is somewhere else; it cannot be mounted until it is pulled."""
+
+    def pull(self, *, progress: ProgressCallback | None = None) -> LocalImmutableRef:
+        """Copy the whole tree into the store and return it as a local ref.
+
+        Layers that are here already do not move. Raises `NotFound` for a blob
+        that is gone, `Corrupt` for one that is not what it should be; then the
+        store is as it was, but for whole layers that had already arrived.
+        """
+
+
+@runtime_checkable
+class MutableRef(Ref, Mountable, Protocol):
+    """A tree that can be written to, held by one holder at a time."""
+
+    def commit(self) -> LocalImmutableRef:
+        """Return the tree as an immutable ref, and consume this one: releasing it afterwards does nothing.
+
+        It costs nothing: both share the same files.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One record as `disk_usage()` reports it. Sizes in bytes, times in UTC."""
+
+    id: str
+    parents: tuple[str, ...]
+    mutable: bool
+    in_use: bool
+    size: int
+    created: datetime
+    last_used: datetime | None
+    usage_count: int
+    description: str
+    record_type: RecordType
+    shared: bool

@@ -1,0 +1,1 @@
+"""Where refs come from and go to: the contract of a remote, and its implementations."""

@@ -1,0 +1,68 @@
+"""The contract of a remote: a place that holds manifests and blobs under tags.
+
+The unit is one repository. All errors are typed: `NotFound` (a manifest or
+blob is not there), `RepositoryNotFound`, `Unauthorized`, `Unavailable` (no connection,
+a server error after retries), `Corrupt` and its kinds for bytes that are not
+what their descriptor says. Thread-safe; one instance is shared by parallel transfers.
+
+`tests/remotes/test_conformance.py` is what every remote must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from shipway.oci import Descriptor
+from shipway.refs import Traffic
+
+
+class Remote(Protocol):
+    """One repository somewhere."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages, without credentials: `oci://host/repository`."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """All that this remote has moved so far."""
+
+    def manifest(self, target: str) -> tuple[Descriptor, bytes]:
+        """Return the manifest or index that a tag or digest names, and its descriptor.
+
+        Its bytes have been checked against the digest, if one was asked for,
+        else against the one that the server named. At most `oci.MAX_MANIFEST` bytes are read.
+        """
+
+    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
+        """Store a manifest under its digest, and under `tag`. What it refers to must be there already."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there, with the right size."""
+
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Iterator[bytes | memoryview]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
+
+        Yields pieces of at most 1 MiB, each valid until the next. Leaving the block early stops the
+        download. A range is never silently answered with the whole blob. A connection that
+        breaks is resumed where it broke. The pieces are *not* checked against the digest (a
+        range cannot be); the sum of their lengths is: `Truncated`.
+        """
+
+    def put_blob(
+        self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO], sent: Callable[[int], None] = ...
+    ) -> None:
+        """Upload a blob; `open_blob` opens its bytes anew for each attempt; `sent` hears of bytes as they go.
+
+        The server's idea of the digest is compared: `DigestMismatch`.
+        """
+
+    def tags(self) -> Iterator[str]:
+        """Yield the repository's tags."""
+
+    def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,1 @@
+"""A remote over the OCI distribution API."""

@@ -1,0 +1,1 @@
+"""A worker seen over HTTP: the store as an OCI distribution registry."""

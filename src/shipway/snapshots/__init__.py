@@ -1,0 +1,1 @@
+"""Trees on disk that can be mounted: the contract of a driver, and the drivers."""

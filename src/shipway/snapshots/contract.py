@@ -1,0 +1,86 @@
+"""The contract of a snapshot driver: trees on disk that can be mounted.
+
+A *snapshot* is one layer's worth of a tree, under a key. A driver keeps no
+account of which snapshot stands on which: whoever calls names the whole
+*chain* of keys, base first, the snapshot itself last. So a chain can be put
+together freely, as merging does.
+
+A snapshot is *active* (made by `prepare`, writable) until `commit`, then
+*committed* and never changed again. One that is made from a layer
+(`writer`) is committed as soon as it is visible. Keys are short strings of
+`[0-9a-z]`, and a driver's snapshots lie in `ROOT/snapshots/KEY`.
+
+A driver is handed entries and contents, not an archive or a directory to fill, so
+that one that stores each content once by digest fits the contract as well as
+one that keeps plain directories. Drivers are stateless and thread-safe; two
+threads or processes never work on the same key at a time (the store's leases see to that).
+
+`tests/snapshots/test_conformance.py` is what every driver must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from shipway.refs import Mount
+from shipway.trees.entry import Entry, LocalTree, TreeSink
+
+Chain = Sequence[str]
+"""Snapshot keys from the base to the snapshot itself; never empty where one is asked for."""
+
+
+class SnapshotDriver(Protocol):
+    """Keeps snapshots under one store's root directory."""
+
+    name: str
+    """`overlay`, `native`, …"""
+    reason: str
+    """Why this driver was chosen, in a line for people."""
+    can_mount: bool
+    """Whether `mount_all` on what `mounts` returns works in this process."""
+
+    def prepare(self, chain: Chain) -> None:
+        """Make the active snapshot `chain[-1]`, showing the tree of the committed ones below it."""
+
+    def writer(self, chain: Chain) -> TreeSink:
+        """Return a sink that makes the committed snapshot `chain[-1]` from a layer's entries.
+
+        Whiteouts apply to the tree of the snapshots below. Nothing is at the key until `finish()`.
+        """
+
+    def commit(self, key: str) -> None:
+        """Make an active snapshot committed, its files flushed; of a committed one does nothing."""
+
+    def is_committed(self, key: str) -> bool:
+        """Whether `key` is committed; `NotFound` if there is no such snapshot."""
+
+    def mounts(self, chain: Chain, *, readonly: bool) -> list[Mount]:
+        """Return the mounts that show the chain's tree; a committed snapshot's are always read-only."""
+
+    def mounted(self, chain: Chain, *, readonly: bool) -> AbstractContextManager[Path]:
+        """Return a context manager that yields a directory with the tree and cleans up.
+
+        Several at a time, from several threads, share their data.
+        """
+
+    def tree(self, chain: Chain) -> AbstractContextManager[LocalTree]:
+        """Return the chain's tree to be read without mounting it; descriptors are closed on leaving."""
+
+    def changes(self, chain: Chain) -> list[Entry]:
+        """Return what `chain[-1]` changes in the tree below it, as a layer's entries in `path_key` order.
+
+        The list is a function of the two trees alone: every driver gives the same. See `trees.diff`.
+        Contents are read from `tree(chain)`.
+        """
+
+    def usage(self, key: str) -> int:
+        """Return the bytes the snapshot takes on disk (blocks, each hard-linked file once)."""
+
+    def remove(self, key: str) -> None:
+        """Remove a snapshot; one that is not there is no error."""
+
+    def keys(self) -> Iterator[str]:
+        """Yield the key of every snapshot on disk."""

@@ -1,0 +1,1 @@
+"""Pull, push and remote extract: plan what to move, then move it."""
