@@ -1,0 +1,1 @@
+"""Helpers that tests share: real trees, real servers."""
