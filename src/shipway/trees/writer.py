@@ -1,0 +1,372 @@
+"""Writing entries into a directory, safely against whatever they say.
+
+Every object is reached by the descriptor of its directory and its own name, so no entry leads through a
+symlink or out of the tree. What directories get (modes, owners, times, attributes) comes at the end: until
+then they must be writable and their times change anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from types import TracebackType
+from typing import Self
+
+from shipway.errors import Corrupt, Invalid, NoSpace, ShipwayError, Unavailable, UnsafeEntry
+from shipway.trees import xattrs
+from shipway.trees.content import ContentWriter
+from shipway.trees.dirfds import FLAGS as DIRECTORY
+from shipway.trees.dirfds import DirectoryFds, Root
+from shipway.trees.entry import Content, Entry, parent_of
+from shipway.trees.removal import empty_directory, remove_tree
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_IMPLICIT = Entry(path="", kind="dir", mode=0o755)
+_DEFAULT_ACL = "system.posix_acl_default"
+
+
+def read_umask() -> int:
+    """Return this process's umask without setting it, which would show in other threads."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return 0o777  # unknown: then every mode is set explicitly
+
+
+def typed(error: Exception, path: str) -> ShipwayError:
+    """Return what the system said while `path` was written, as one of our errors."""
+    where = path or "/"
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpace(error.strerror or "no space left", where=where, todo="free some space and try again")
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return UnsafeEntry("its parent is not a directory of the tree", where=where)
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG, errno.EMLINK):
+            return Invalid(f"this file system cannot hold it: {error.strerror}", where=where)
+        return Unavailable(f"cannot be written: {error.strerror or error}", where=where)
+    return Corrupt(f"cannot be a file's metadata: {error}", where=where)
+
+
+class TreeWriter:
+    """Writes entries under a directory that exists; `TreeSink` without its visibility.
+
+    What is written stays when the block is left early (whoever gave the
+    directory removes it), but never half a file. Whiteouts remove what was
+    there before this writer; what it wrote itself they leave alone, whatever the order.
+
+    Without privileges owners, `trusted.*` and `security.*` are left out. A
+    device raises `Unavailable` then, or with `skip_devices` is put on the list `skipped`.
+    With `keep_times`, directories that were there and got no entry keep their times.
+    """
+
+    def __init__(self, root: Root, *, skip_devices: bool = False, keep_times: bool = False) -> None:
+        """Write under a path, or an open directory, which stays the caller's."""
+        self.skipped: list[str] = []
+        self._skip_devices = skip_devices
+        self._keep_times = keep_times
+        self._fds = DirectoryFds([root])
+        self._contents = ContentWriter()
+        self._uid = os.geteuid()
+        self._gid = os.getegid()
+        self._privileged = self._uid == 0
+        self._fd_only_bits = read_umask() | 0o7000
+        self._made: set[str] = set()
+        """Paths this layer put there, or wrote below."""
+        self._directories: dict[str, Entry] = {}
+        """What directories get at the end."""
+        self._times: dict[str, int] = {}
+        """Times of directories that were there."""
+        self._inheriting: dict[str, tuple[int, bool]] = {}
+        """Directories whose new files get another group (setgid), or an ACL, by inheritance."""
+        self._last = ("", self._enter("", self._fds.get("")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        self._fds.close()
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        """Write one entry; see `TreeSink.add`."""
+        path = entry.path
+        try:
+            if entry.kind == "reg":
+                self._add_file(entry, content)
+            elif entry.kind == "dir":
+                self._add_directory(entry)
+            elif entry.kind == "whiteout" or (entry.kind in ("char", "block") and entry.dev == (0, 0)):
+                self._whiteout(path)
+            elif entry.kind == "opaque":
+                self._opaque(path)
+            else:
+                self._add_special(entry)
+        except (OSError, ValueError, OverflowError) as error:
+            raise typed(error, path) from error
+
+    def finish(self) -> None:
+        """Give the directories their metadata, the deepest first."""
+        for path in sorted(self._directories.keys() | self._times.keys(), key=len, reverse=True):
+            try:
+                self._finish_directory(path)
+            except (OSError, ValueError, OverflowError) as error:
+                raise typed(error, path) from error
+        self._directories.clear()
+        self._times.clear()
+
+    # -- files
+
+    def _add_file(self, entry: Entry, content: Content) -> None:
+        dir_fd, name = self._place(entry.path)
+        mode = entry.mode
+        try:
+            fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
+        except FileExistsError:
+            self._clear(dir_fd, name, entry.path)
+            fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
+        try:
+            self._contents.write(fd, content, entry.size, entry.path)
+            inherits = self._inheriting and self._inheriting.get(parent_of(entry.path))
+            if self._privileged and (entry.uid != self._uid or entry.gid != (inherits[0] if inherits else self._gid)):
+                os.fchown(fd, entry.uid, entry.gid)
+            if inherits and inherits[1]:
+                xattrs.remove_others(fd, entry.xattrs, privileged=self._privileged)
+            if entry.xattrs:
+                xattrs.write(fd, entry.xattrs, privileged=self._privileged, path=entry.path)
+            if mode & self._fd_only_bits or inherits:
+                os.fchmod(fd, mode)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        except BaseException:
+            os.unlink(name, dir_fd=dir_fd)
+            raise
+        finally:
+            os.close(fd)
+        self._made.add(entry.path)
+
+    def _add_special(self, entry: Entry) -> None:
+        path = entry.path
+        dir_fd, name = self._place(path)
+        if entry.kind == "hardlink":
+            self._add_link(entry, dir_fd, name)
+            return
+        if entry.kind in ("char", "block") and not self._privileged:
+            self._refuse_device(path)
+            return
+        try:
+            self._make_special(entry, dir_fd, name)
+        except FileExistsError:
+            self._clear(dir_fd, name, path)
+            self._make_special(entry, dir_fd, name)
+        except PermissionError as error:
+            if entry.kind not in ("char", "block"):
+                raise
+            self._refuse_device(path, error)
+            return
+        self._made.add(path)
+        where = xattrs.child(dir_fd, name)
+        inherits = self._inheriting.get(parent_of(path))
+        if self._privileged and (entry.uid != self._uid or entry.gid != (inherits[0] if inherits else self._gid)):
+            os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
+        if entry.xattrs:
+            xattrs.write(where, entry.xattrs, privileged=self._privileged, path=path)
+        if entry.kind != "symlink":
+            fd = os.open(name, _PATH, dir_fd=dir_fd)
+            try:
+                os.chmod(f"/proc/self/fd/{fd}", entry.mode)
+            finally:
+                os.close(fd)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+
+    @staticmethod
+    def _make_special(entry: Entry, dir_fd: int, name: str) -> None:
+        match entry.kind:
+            case "symlink":
+                if not entry.link:
+                    raise Corrupt("a symlink without a target", where=entry.path)
+                os.symlink(entry.link, name, dir_fd=dir_fd)
+            case "fifo":
+                os.mkfifo(name, 0o600, dir_fd=dir_fd)
+            case kind:
+                file_type = stat.S_IFCHR if kind == "char" else stat.S_IFBLK
+                os.mknod(name, 0o600 | file_type, os.makedev(*entry.dev), dir_fd=dir_fd)
+
+    def _refuse_device(self, path: str, error: OSError | None = None) -> None:
+        if not self._skip_devices:
+            raise Unavailable("making a device needs root", where=path) from error
+        self.skipped.append(path)
+
+    def _add_link(self, entry: Entry, dir_fd: int, name: str) -> None:
+        target_fd, target = self._link_target(entry)
+        try:
+            os.link(target, name, src_dir_fd=target_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        except FileExistsError:
+            self._clear(dir_fd, name, entry.path)
+            os.link(target, name, src_dir_fd=target_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        self._made.add(entry.path)
+
+    def _link_target(self, entry: Entry) -> tuple[int, str]:
+        """Return where the target of a hard link is; it must be in the tree and no directory."""
+        directory, _, target = entry.link.rpartition("/")
+        bad = target in ("", ".", "..") or entry.link == entry.path
+        try:
+            target_fd = -1 if bad else self._fds.get(directory)
+            st = None if bad else os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+        except (OSError, ValueError):
+            st = None
+        if st is None or stat.S_ISDIR(st.st_mode):
+            raise UnsafeEntry(f"a hard link to {entry.link[:200]!r}, which is no file of the tree", where=entry.path)
+        self._fds.get(parent_of(entry.path))  # both descriptors stay open until used
+        return target_fd, target
+
+    # -- directories
+
+    def _add_directory(self, entry: Entry) -> None:
+        path = entry.path
+        if path:
+            dir_fd, name = self._place(path)
+            try:
+                os.mkdir(name, 0o700, dir_fd=dir_fd)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+                    self._clear(dir_fd, name, path)
+                    os.mkdir(name, 0o700, dir_fd=dir_fd)
+            self._made.add(path)
+        self._directories[path] = entry
+
+    def _place(self, path: str) -> tuple[int, str]:
+        """Return the descriptor of the directory that holds `path`, made if need be, and its name there."""
+        directory, _, name = path.rpartition("/")
+        if name in ("", ".", ".."):
+            raise UnsafeEntry(f"not a path inside a tree: {path[:200]!r}", where=path or "/")
+        if self._last[0] == directory:
+            return self._last[1], name
+        try:
+            fd = self._fds.get(directory)
+            if directory not in self._made:
+                self._enter(directory, fd)
+        except FileNotFoundError:
+            fd = self._make_parent(directory)
+        except NotADirectoryError as error:
+            raise UnsafeEntry("its parent is not a directory of the tree", where=path) from error
+        self._last = (directory, fd)
+        return fd, name
+
+    def _enter(self, path: str, fd: int) -> int:
+        """Note what matters about a directory that was there before the first entry goes into it."""
+        st = os.fstat(fd)
+        acl = xattrs.get(fd, _DEFAULT_ACL) is not None
+        if acl or st.st_mode & stat.S_ISGID:
+            self._inheriting[path] = (st.st_gid if st.st_mode & stat.S_ISGID else self._gid, acl)
+        if self._keep_times:
+            self._times.setdefault(path, st.st_mtime_ns)
+        self._made.add(path)
+        return fd
+
+    def _make_parent(self, path: str) -> int:
+        """Make a directory that no entry was given for."""
+        dir_fd, name = self._place(path)
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+        self._made.add(path)
+        self._directories[path] = self._implied(path)
+        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
+        self._fds.put(path, fd)
+        return fd
+
+    def _implied(self, path: str) -> Entry:
+        """Return what a directory gets that no entry was given for."""
+        return _IMPLICIT
+
+    def _finish_directory(self, path: str) -> None:
+        fd = self._fds.get(path)
+        entry = self._directories.get(path)
+        if entry is None:
+            mtime_ns = self._times[path]
+        else:
+            mtime_ns = entry.mtime_ns
+            st = os.fstat(fd)
+            if self._privileged and (st.st_uid != entry.uid or st.st_gid != entry.gid):
+                os.fchown(fd, entry.uid, entry.gid)
+            xattrs.remove_others(fd, entry.xattrs, privileged=self._privileged)
+            if entry.xattrs:
+                xattrs.write(fd, entry.xattrs, privileged=self._privileged, path=path)
+            os.fchmod(fd, entry.mode)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+    # -- removing
+
+    def _clear(self, dir_fd: int, name: str, path: str) -> None:
+        """Remove what is at `path` to make room."""
+        try:
+            os.unlink(name, dir_fd=dir_fd)
+        except IsADirectoryError:
+            self._forget(path)
+            remove_tree(dir_fd, name)
+
+    def _forget(self, path: str) -> None:
+        """Drop what is known about a directory and all below it."""
+        self._fds.forget(path)
+        below = path + "/"
+        for known in (self._directories, self._times, self._inheriting):
+            for one in [one for one in known if one == path or one.startswith(below)]:
+                del known[one]
+        self._made = {one for one in self._made if one != path and not one.startswith(below)}
+        self._last = ("", self._fds.get(""))
+
+    def _existing(self, path: str) -> int | None:
+        """Return the descriptor of a directory of the tree; None where there is none, `UnsafeEntry` at a symlink."""
+        try:
+            return self._fds.get(path)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError as error:
+            part = ""
+            for name in path.split("/"):
+                part = f"{part}/{name}" if part else name
+                holder, _, last = part.rpartition("/")
+                if stat.S_ISLNK(os.stat(last, dir_fd=self._fds.get(holder), follow_symlinks=False).st_mode):
+                    raise UnsafeEntry("its parent is not a directory of the tree", where=path) from error
+            return None
+
+    def _whiteout(self, path: str) -> None:
+        directory, _, name = path.rpartition("/")
+        if name in ("", ".", ".."):
+            raise UnsafeEntry(f"not a path inside a tree: {path[:200]!r}", where=path or "/")
+        dir_fd = self._existing(directory)
+        if dir_fd is None:
+            return
+        if path in self._made:
+            self._opaque(path)
+            return
+        if self._keep_times and directory not in self._times:
+            self._times[directory] = os.fstat(dir_fd).st_mtime_ns
+        try:
+            self._clear(dir_fd, name, path)
+        except FileNotFoundError:
+            return
+
+    def _opaque(self, path: str) -> None:
+        """Remove what a directory held before this layer."""
+        fd = self._existing(path)
+        if fd is None:
+            return
+        if path not in self._made:
+            self._enter(path, fd)
+        with os.scandir(fd) as items:
+            found = [(item.name, item.is_dir(follow_symlinks=False)) for item in items]
+        for name, is_directory in found:
+            below = f"{path}/{name}" if path else name
+            if below not in self._made:
+                self._clear(self._fds.get(path), name, below)
+            elif is_directory:
+                self._opaque(below)
+
+
+__all__ = ["TreeWriter", "empty_directory", "read_umask", "remove_tree", "typed"]
