@@ -1,0 +1,167 @@
+"""The one tree that a stack of layers shows.
+
+Layers are applied base first, as unpacking them one over the other would
+(image-spec, layer.md, Applying Changesets), but on entries alone:
+
+- whiteouts and opaque directories remove what *lower* layers brought, never
+  what their own layer brings, wherever in the layer they stand;
+- a directory over a directory merges and takes the later metadata; anything
+  else replaces what was there, with all that was below it;
+- a hard link becomes a full entry of the file it names at that moment, in its own
+  layer or a lower one, and both get the same `inode`;
+- a directory that no layer lists is made: root's, 0755, time 0.
+
+The cost is one pass over the entries, whatever the layers remove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from shipway.errors import Corrupt, UnsafeEntry
+from shipway.trees.entry import Entry, join, name_key, parent_of
+
+IMPLIED_MODE = 0o755
+
+
+class MergedTree:
+    """The merged view of `layers`, base first; what is not in it is not in the tree.
+
+    `where` names the layers in messages, by their place. Raises `Corrupt` for a
+    hard link to a directory or to nothing, and `UnsafeEntry` for an entry that its own layer
+    places below something that is not a directory.
+    """
+
+    def __init__(self, layers: Sequence[Iterable[Entry]], where: str = "image") -> None:
+        self._where = where
+        self._entries: dict[str, Entry] = {"": _implied("")}
+        self._layers: dict[str, int] = {"": -1}
+        self._children: dict[str, dict[str, None]] = {"": {}}
+        self._sorted: dict[str, list[str]] = {}
+        self._inodes = 0
+        for number, layer in enumerate(layers):
+            self._apply(number, layer)
+
+    def get(self, path: str) -> Entry | None:
+        """Return what is at `path`, or None."""
+        return self._entries.get(path)
+
+    def names(self, path: str) -> Sequence[str]:
+        """Return the names in the directory `path` in byte order; none if it is not a directory."""
+        names = self._sorted.get(path)
+        if names is None:
+            names = self._sorted[path] = sorted(self._children.get(path, ()), key=name_key)
+        return names
+
+    def layer_of(self, path: str) -> int:
+        """Return which layer, from 0 for the base, holds the content of what is at `path`.
+
+        For a directory that no layer lists it is -1. Raises `KeyError` for what is not in the tree.
+        """
+        return self._layers[path]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _apply(self, number: int, layer: Iterable[Entry]) -> None:
+        brought: list[Entry] = []
+        for entry in layer:
+            if entry.kind == "whiteout":
+                self._remove(entry.path)
+            elif entry.kind == "opaque":
+                self._empty(entry.path)
+            else:
+                brought.append(entry)
+        self._place(number, brought)
+
+    def _place(self, number: int, brought: list[Entry]) -> None:
+        entries, layers, children = self._entries, self._layers, self._children
+        for entry in brought:
+            path, kind, holder = entry.path, entry.kind, number
+            if not path:
+                self._take_root(number, entry)
+                continue
+            if kind == "hardlink":
+                entry, holder = self._linked(number, entry)  # noqa: PLW2901  from here on it is that file
+            elif entry.inode:
+                entry = replace(entry, inode=0)  # noqa: PLW2901  numbers of a layer mean nothing here
+            parent, _, name = path.rpartition("/")
+            siblings = children.get(parent)
+            if siblings is None:
+                siblings = self._make_directory(number, parent)
+            if kind == "dir":
+                children.setdefault(path, {})
+            elif path in children:
+                self._remove(path)
+            siblings[name] = None
+            entries[path] = entry
+            layers[path] = holder
+
+    def _take_root(self, number: int, entry: Entry) -> None:
+        if entry.kind != "dir":
+            raise UnsafeEntry(f"a {entry.kind} in place of the root", where=self._layer_name(number))
+        self._entries[""] = entry
+        self._layers[""] = number
+
+    def _linked(self, number: int, link: Entry) -> tuple[Entry, int]:
+        """Return a hard link as the file it names, and the layer that holds its content."""
+        target = self._entries.get(link.link)
+        if target is None or target.is_dir:
+            what = "a directory" if target else "nothing"
+            raise Corrupt(
+                f"{link.path[:200]!r} is a hard link to {what}, {link.link[:200]!r}", where=self._layer_name(number)
+            )
+        if not target.inode:
+            self._inodes += 1
+            target = self._entries[link.link] = replace(target, inode=self._inodes)
+        return replace(target, path=link.path), self._layers[link.link]
+
+    def _make_directory(self, number: int, path: str) -> dict[str, None]:
+        """Make the directory `path` and those above it that are lacking; return its names."""
+        lacking = [path]
+        while (parent := parent_of(lacking[-1])) not in self._children:
+            lacking.append(parent)
+        for missing in reversed(lacking):
+            if self._layers.get(missing) == number:
+                raise UnsafeEntry(
+                    f"{missing[:200]!r} holds entries but is no directory", where=self._layer_name(number)
+                )
+            self._remove(missing)
+            parent, _, name = missing.rpartition("/")
+            self._children[parent][name] = None
+            self._entries[missing] = _implied(missing)
+            self._layers[missing] = -1
+            self._children[missing] = {}
+        return self._children[path]
+
+    def _remove(self, path: str) -> None:
+        if not path:
+            self._empty(path)
+            return
+        if path not in self._entries:
+            return
+        self._empty(path)
+        self._children.pop(path, None)
+        del self._entries[path], self._layers[path]
+        parent, _, name = path.rpartition("/")
+        del self._children[parent][name]
+
+    def _empty(self, path: str) -> None:
+        names = self._children.get(path)
+        if not names:
+            return
+        pending = [join(path, name) for name in names]
+        names.clear()
+        while pending:
+            path = pending.pop()
+            del self._entries[path], self._layers[path]
+            pending += [join(path, name) for name in self._children.pop(path, ())]
+
+    def _layer_name(self, number: int) -> str:
+        return f"{self._where}, layer {number}"
+
+
+def _implied(path: str) -> Entry:
+    return Entry(path=path, kind="dir", mode=IMPLIED_MODE)

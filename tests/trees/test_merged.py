@@ -1,0 +1,266 @@
+"""The merged view of layers: whiteouts, opaque directories, replacement, hard links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from shipway.errors import Corrupt, UnsafeEntry
+from shipway.trees.entry import Entry
+from shipway.trees.merged import MergedTree
+
+
+def directory(path: str, mode: int = 0o750) -> Entry:
+    return Entry(path=path, kind="dir", mode=mode)
+
+
+def regular(path: str, uid: int = 0) -> Entry:
+    return Entry(path=path, kind="reg", mode=0o644, uid=uid, size=1)
+
+
+def symlink(path: str, target: str) -> Entry:
+    return Entry(path=path, kind="symlink", link=target)
+
+
+def hardlink(path: str, target: str) -> Entry:
+    return Entry(path=path, kind="hardlink", link=target)
+
+
+def whiteout(path: str) -> Entry:
+    return Entry(path=path, kind="whiteout")
+
+
+def opaque(path: str) -> Entry:
+    return Entry(path=path, kind="opaque")
+
+
+def everything(tree: MergedTree) -> dict[str, Entry]:
+    """Return all entries, found by walking down from the root."""
+    found: dict[str, Entry] = {}
+    pending = [""]
+    while pending:
+        path = pending.pop()
+        entry = tree.get(path)
+        assert entry is not None
+        found[path] = entry
+        pending += [f"{path}/{name}" if path else name for name in tree.names(path)]
+    assert len(found) == len(tree)
+    return found
+
+
+def paths(*layers: Sequence[Entry]) -> set[str]:
+    return set(everything(MergedTree(layers))) - {""}
+
+
+def test_no_layers_show_an_empty_root() -> None:
+    assert everything(MergedTree([])) == {"": Entry(path="", kind="dir", mode=0o755)}
+
+
+def test_a_whiteout_removes_what_lower_layers_have_at_and_below_its_path() -> None:
+    base = [directory("a"), regular("a/x"), directory("a/d"), regular("a/d/y"), regular("ab")]
+    assert paths(base, [whiteout("a")]) == {"ab"}
+    assert paths(base, [whiteout("a/d")]) == {"a", "a/x", "ab"}
+
+
+def test_a_whiteout_leaves_its_own_layer_alone_wherever_it_stands() -> None:
+    base = [directory("a"), regular("a/x")]
+    for layer in ([whiteout("a"), directory("a"), regular("a/new")], [directory("a"), regular("a/new"), whiteout("a")]):
+        assert paths(base, layer) == {"a", "a/new"}
+
+
+def test_a_whiteout_of_nothing_changes_nothing() -> None:
+    assert paths([regular("x")], [whiteout("y"), whiteout("no/such/path")]) == {"x"}
+
+
+def test_an_opaque_directory_hides_what_is_below_it_and_keeps_itself() -> None:
+    base = [directory("a", 0o700), regular("a/x"), directory("a/d"), regular("a/d/y"), regular("b")]
+    tree = MergedTree([base, [regular("a/new"), opaque("a")]])
+    assert set(everything(tree)) == {"", "a", "a/new", "b"}
+    kept = tree.get("a")
+    assert kept is not None
+    assert kept.mode == 0o700
+
+
+def test_an_opaque_root_hides_all_lower_layers() -> None:
+    assert paths([regular("x"), directory("d"), regular("d/y")], [opaque(""), regular("z")]) == {"z"}
+
+
+def test_a_directory_over_a_directory_merges_and_takes_the_later_metadata() -> None:
+    tree = MergedTree([[directory("a", 0o700), regular("a/x")], [directory("a", 0o555), regular("a/y")]])
+    assert tree.names("a") == ["x", "y"]
+    entry = tree.get("a")
+    assert entry is not None
+    assert entry.mode == 0o555
+
+
+def test_anything_else_over_a_directory_removes_what_was_below_it() -> None:
+    base = [directory("a"), directory("a/d"), regular("a/d/x")]
+    for top in (regular("a"), symlink("a", "b"), Entry(path="a", kind="fifo")):
+        assert everything(MergedTree([base, [top]])) == {"": Entry(path="", kind="dir", mode=0o755), "a": top}
+
+
+def test_a_directory_over_a_file_starts_empty_even_if_a_still_lower_layer_had_one() -> None:
+    assert paths([directory("a"), regular("a/old")], [regular("a")], [directory("a"), regular("a/new")]) == {
+        "a",
+        "a/new",
+    }
+
+
+def test_missing_parent_directories_are_made() -> None:
+    tree = MergedTree([[regular("a/b/c")]])
+    made = tree.get("a/b")
+    assert made == Entry(path="a/b", kind="dir", mode=0o755)
+    assert tree.layer_of("a/b") == -1
+    assert tree.layer_of("a/b/c") == 0
+
+
+def test_missing_parents_are_taken_from_lower_layers() -> None:
+    tree = MergedTree([[directory("a", 0o700)], [regular("a/x")]])
+    entry = tree.get("a")
+    assert entry is not None
+    assert entry.mode == 0o700
+
+
+def test_a_missing_parent_replaces_a_file_of_a_lower_layer() -> None:
+    assert paths([regular("a")], [regular("a/x")]) == {"a", "a/x"}
+
+
+def test_an_entry_below_a_symlink_of_its_own_layer_is_refused() -> None:
+    for other in (symlink("a", "/etc"), regular("a")):
+        with pytest.raises(UnsafeEntry, match="'a' holds entries but is no directory"):
+            MergedTree([[other, regular("a/x")]])
+
+
+def test_the_root_cannot_become_something_else() -> None:
+    with pytest.raises(UnsafeEntry, match="root"):
+        MergedTree([[symlink("", "/")]])
+
+
+def test_the_root_takes_the_metadata_of_the_topmost_layer_that_lists_it() -> None:
+    tree = MergedTree([[directory("", 0o700)], [directory("", 0o711)], [regular("x")]])
+    root = tree.get("")
+    assert root is not None
+    assert root.mode == 0o711
+
+
+def test_hard_links_are_full_entries_with_one_inode() -> None:
+    tree = MergedTree([[regular("a", uid=7), hardlink("b", "a"), hardlink("c", "b"), regular("d"), hardlink("e", "d")]])
+    a, b, c, d, e = (tree.get(path) for path in "abcde")
+    assert a is not None
+    assert a.inode
+    assert b == replace(a, path="b")
+    assert c == replace(a, path="c")
+    assert d is not None
+    assert e == replace(d, path="e")
+    assert d.inode not in (0, a.inode)
+
+
+def test_a_hard_link_to_a_lower_layer_keeps_that_file_whatever_upper_layers_do_to_the_target() -> None:
+    tree = MergedTree([[regular("t", uid=1)], [hardlink("h", "t")], [regular("t", uid=2)], [whiteout("t")]])
+    linked = tree.get("h")
+    assert linked is not None
+    assert linked.uid == 1
+    assert tree.layer_of("h") == 0
+    assert tree.get("t") is None
+
+
+def test_a_hard_link_that_takes_its_targets_directorys_place_keeps_the_file() -> None:
+    tree = MergedTree([[regular("d/t", uid=5)], [hardlink("d", "d/t")]])
+    linked = tree.get("d")
+    assert linked is not None
+    assert (linked.kind, linked.uid) == ("reg", 5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "what"),
+    [
+        ([[hardlink("h", "gone")]], "'h' is a hard link to nothing, 'gone'"),
+        ([[directory("d"), hardlink("h", "d")]], "'h' is a hard link to a directory, 'd'"),
+        ([[regular("t")], [whiteout("t"), hardlink("h", "t")]], "nothing"),
+    ],
+)
+def test_a_hard_link_to_nothing_or_a_directory_is_corrupt(layers: list[list[Entry]], what: str) -> None:
+    with pytest.raises(Corrupt, match=what) as caught:
+        MergedTree(layers, where="oci://host/repo")
+    assert "oci://host/repo, layer " in str(caught.value)
+
+
+def test_names_come_in_byte_order() -> None:
+    names = ["b", "B", "a-b", "a", "é", os.fsdecode(b"\xff"), "\U0001f600"]
+    tree = MergedTree([[regular(name) for name in names]])
+    assert list(tree.names("")) == sorted(names, key=os.fsencode)
+    assert list(tree.names("b")) == []
+    assert list(tree.names("no/such")) == []
+
+
+def test_a_very_deep_path_is_no_problem() -> None:
+    deep = "/".join(["d"] * 2000)
+    assert len(MergedTree([[regular(deep)], [whiteout("d")]])) == 1
+    assert len(MergedTree([[regular(deep)]])) == 2001
+
+
+# A slow and plain statement of the same rules: a dict of paths, searched by prefix.
+
+
+def _naive(layers: Sequence[Sequence[Entry]]) -> dict[str, str]:
+    tree: dict[str, str] = {}
+
+    def drop(path: str, *, below_only: bool = False) -> None:
+        for other in [other for other in tree if other.startswith(path + "/") or (other == path and not below_only)]:
+            del tree[other]
+
+    for layer in layers:
+        for entry in layer:
+            if entry.kind in ("whiteout", "opaque"):
+                drop(entry.path, below_only=entry.kind == "opaque")
+        for entry in layer:
+            if entry.kind in ("whiteout", "opaque"):
+                continue
+            parts = entry.path.split("/")
+            for depth in range(1, len(parts)):
+                above = "/".join(parts[:depth])
+                if not tree.get(above, "").startswith("dir"):
+                    tree[above] = "dir 755"
+            if entry.kind != "dir" or not tree.get(entry.path, "").startswith("dir"):
+                drop(entry.path)
+            tree[entry.path] = f"dir {entry.mode:o}" if entry.kind == "dir" else f"{entry.kind} {entry.uid}"
+    return tree
+
+
+_paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
+
+
+@st.composite
+def _layers(draw: st.DrawFn) -> list[list[Entry]]:
+    layers = []
+    for number in range(draw(st.integers(1, 4))):
+        kinds = draw(st.dictionaries(_paths, st.sampled_from(["dir", "reg", "fifo", "whiteout", "opaque"]), max_size=8))
+        solid = {path for path, kind in kinds.items() if kind in ("reg", "fifo")}
+        layer = [
+            Entry(path=path, kind=kind, mode=0o700 + number if kind == "dir" else 0, uid=number)  # type: ignore[arg-type]  drawn from Kind
+            for path, kind in kinds.items()
+            if not any(path.startswith(other + "/") for other in solid)
+        ]
+        layers.append(draw(st.permutations(layer)))
+    return layers
+
+
+@given(_layers())
+def test_the_merged_view_is_what_applying_layer_by_layer_gives(layers: list[list[Entry]]) -> None:
+    merged = everything(MergedTree(layers))
+    del merged[""]
+    described = {path: f"dir {e.mode:o}" if e.is_dir else f"{e.kind} {e.uid}" for path, e in merged.items()}
+    assert described == _naive(layers)
+
+
+@given(_layers())
+def test_merging_is_the_same_with_empty_layers_in_between(layers: list[list[Entry]]) -> None:
+    padded: list[list[Entry]] = [[]]
+    for layer in layers:
+        padded += [layer, []]
+    assert everything(MergedTree(layers)) == everything(MergedTree(padded))
