@@ -24,8 +24,8 @@ KINDS: dict[int, Kind] = {
 }
 """Entry kinds by file type; a socket, which only means something to a running process, has none."""
 
-Inodes = dict[tuple[int, int, int], int]
-"""Numbers given to files with several names, by layer, device and inode; unique in one tree."""
+Inodes = dict[tuple[int, int], int]
+"""Numbers given to files with several names, by device and inode; unique in one tree."""
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -36,7 +36,7 @@ def is_whiteout(st: os.stat_result) -> bool:
     return st.st_rdev == 0 and stat.S_ISCHR(st.st_mode)
 
 
-def make_entry(path: str, st: os.stat_result, dir_fd: int, name: str, inodes: Inodes, layer: int = 0) -> Entry | None:
+def make_entry(path: str, name: str, dir_fd: int, st: os.stat_result, inodes: Inodes) -> Entry | None:
     """Return the entry for what `name` in an open directory is, or None for a socket or a whiteout.
 
     `name` is `.` for the directory itself.
@@ -47,7 +47,7 @@ def make_entry(path: str, st: os.stat_result, dir_fd: int, name: str, inodes: In
         return None
     inode = 0
     if st.st_nlink > 1 and kind != "dir":
-        inode = inodes.setdefault((layer, st.st_dev, st.st_ino), len(inodes) + 1)
+        inode = inodes.setdefault((st.st_dev, st.st_ino), len(inodes) + 1)
     device = kind in ("char", "block")
     return Entry(
         path=path,
@@ -122,7 +122,7 @@ class DirectoryTree:
         """Return what is at `path`, or None."""
         try:
             dir_fd, name = self._locate(path)
-            return make_entry(path, os.stat(name, dir_fd=dir_fd, follow_symlinks=False), dir_fd, name, self._inodes)
+            return make_entry(path, name, dir_fd, os.stat(name, dir_fd=dir_fd, follow_symlinks=False), self._inodes)
         except OSError as error:
             if error.errno in ABSENT:
                 return None
@@ -177,7 +177,7 @@ class DirectoryTree:
         with os.scandir(fd) as items:
             found = sorted(items, key=_sort_key)
             made = [
-                make_entry(join(path, item.name), item.stat(follow_symlinks=False), fd, item.name, self._inodes)
+                make_entry(join(path, item.name), item.name, fd, item.stat(follow_symlinks=False), self._inodes)
                 for item in found
             ]
         return [entry for entry in made if entry is not None]

@@ -33,9 +33,13 @@ class DirectoryFds:
         self._roots = roots
         self._capacity = max(capacity, 4)
         self._open: dict[tuple[int, str], int] = {}
+        self._last: tuple[int, str, int] | None = None
 
     def get(self, path: str, tree: int = 0) -> int:
         """Return the descriptor of the directory `path` of the tree with that index."""
+        last = self._last
+        if last is not None and last[1] == path and last[0] == tree:
+            return last[2]
         key = (tree, path)
         fd = self._open.pop(key, None)
         if fd is None:
@@ -44,6 +48,7 @@ class DirectoryFds:
                 os.close(self._open.pop(next(iter(self._open))))
             fd = self._open_one(path, tree)
         self._open[key] = fd
+        self._last = (tree, path, fd)
         return fd
 
     def _open_one(self, path: str, tree: int) -> int:
@@ -66,20 +71,15 @@ class DirectoryFds:
             fd, own = below, True
         return fd
 
-    def put(self, path: str, fd: int, tree: int = 0) -> None:
-        """Keep a descriptor, just opened by the caller, of the directory `path`."""
-        old = self._open.pop((tree, path), None)
-        if old is not None:
-            os.close(old)
-        self._open[tree, path] = fd
-
     def forget(self, path: str, tree: int = 0) -> None:
         """Close what is open at and below `path`, since it is about to be another directory or none."""
+        self._last = None
         below = path + "/"
         for key in [key for key in self._open if key[0] == tree and (key[1] == path or key[1].startswith(below))]:
             os.close(self._open.pop(key))
 
     def close(self) -> None:
         """Close all of them."""
+        self._last = None
         while self._open:
             os.close(self._open.popitem()[1])

@@ -13,10 +13,11 @@ import stat
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from shipway.errors import Corrupt, Invalid, NoSpace, ShipwayError, Unavailable, UnsafeEntry
 from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
-from shipway.trees.dirfds import FLAGS as DIRECTORY
 from shipway.trees.dirfds import DirectoryFds, Root
 from shipway.trees.entry import Content, Entry, parent_of
 from shipway.trees.removal import empty_directory, remove_tree
@@ -24,6 +25,7 @@ from shipway.trees.removal import empty_directory, remove_tree
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLICIT = Entry(path="", kind="dir", mode=0o755)
+_PATH_MAX = 4096
 _DEFAULT_ACL = "system.posix_acl_default"
 
 
@@ -81,7 +83,7 @@ class TreeWriter:
         """Times of directories that were there."""
         self._inheriting: dict[str, tuple[int, bool]] = {}
         """Directories whose new files get another group (setgid), or an ACL, by inheritance."""
-        self._last = ("", self._enter("", self._fds.get("")))
+        self._enter("", self._fds.get(""))
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +151,7 @@ class TreeWriter:
             raise
         finally:
             os.close(fd)
-        self._made.add(entry.path)
+        self._mark(entry.path)
 
     def _add_special(self, entry: Entry) -> None:
         path = entry.path
@@ -170,7 +172,7 @@ class TreeWriter:
                 raise
             self._refuse_device(path, error)
             return
-        self._made.add(path)
+        self._mark(path)
         where = xattrs.child(dir_fd, name)
         inherits = self._inheriting.get(parent_of(path))
         if self._privileged and (entry.uid != self._uid or entry.gid != (inherits[0] if inherits else self._gid)):
@@ -205,25 +207,26 @@ class TreeWriter:
 
     def _add_link(self, entry: Entry, dir_fd: int, name: str) -> None:
         target_fd, target = self._link_target(entry)
+        dir_fd = self._place(entry.path)[0]  # finding the target may have closed it
         try:
             os.link(target, name, src_dir_fd=target_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
         except FileExistsError:
             self._clear(dir_fd, name, entry.path)
             os.link(target, name, src_dir_fd=target_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-        self._made.add(entry.path)
+        self._mark(entry.path)
 
     def _link_target(self, entry: Entry) -> tuple[int, str]:
         """Return where the target of a hard link is; it must be in the tree and no directory."""
         directory, _, target = entry.link.rpartition("/")
         bad = target in ("", ".", "..") or entry.link == entry.path
+        target_fd = -1
         try:
-            target_fd = -1 if bad else self._fds.get(directory)
-            st = None if bad else os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+            target_fd = self._fds.get(directory)
+            bad = bad or stat.S_ISDIR(os.stat(target, dir_fd=target_fd, follow_symlinks=False).st_mode)
         except (OSError, ValueError):
-            st = None
-        if st is None or stat.S_ISDIR(st.st_mode):
+            bad = True
+        if bad:
             raise UnsafeEntry(f"a hard link to {entry.link[:200]!r}, which is no file of the tree", where=entry.path)
-        self._fds.get(parent_of(entry.path))  # both descriptors stay open until used
         return target_fd, target
 
     # -- directories
@@ -238,26 +241,29 @@ class TreeWriter:
                 if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
                     self._clear(dir_fd, name, path)
                     os.mkdir(name, 0o700, dir_fd=dir_fd)
-            self._made.add(path)
+                    self._remade(path)
+            self._mark(path)
         self._directories[path] = entry
+
+    def _remade(self, path: str) -> None:
+        """Hear of a directory made where something else was."""
 
     def _place(self, path: str) -> tuple[int, str]:
         """Return the descriptor of the directory that holds `path`, made if need be, and its name there."""
         directory, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             raise UnsafeEntry(f"not a path inside a tree: {path[:200]!r}", where=path or "/")
-        if self._last[0] == directory:
-            return self._last[1], name
+        return self._parent(directory, path), name
+
+    def _parent(self, directory: str, path: str) -> int:
+        """Return the descriptor of a directory that something is written into, made if need be."""
         try:
             fd = self._fds.get(directory)
-            if directory not in self._made:
-                self._enter(directory, fd)
-        except FileNotFoundError:
-            fd = self._make_parent(directory)
-        except NotADirectoryError as error:
-            raise UnsafeEntry("its parent is not a directory of the tree", where=path) from error
-        self._last = (directory, fd)
-        return fd, name
+        except (FileNotFoundError, NotADirectoryError):
+            return self._make_parents(directory, path)
+        if directory not in self._made:
+            self._enter(directory, fd)
+        return fd
 
     def _enter(self, path: str, fd: int) -> int:
         """Note what matters about a directory that was there before the first entry goes into it."""
@@ -267,22 +273,51 @@ class TreeWriter:
             self._inheriting[path] = (st.st_gid if st.st_mode & stat.S_ISGID else self._gid, acl)
         if self._keep_times:
             self._times.setdefault(path, st.st_mtime_ns)
-        self._made.add(path)
+        self._mark(path)
         return fd
 
-    def _make_parent(self, path: str) -> int:
-        """Make a directory that no entry was given for."""
-        dir_fd, name = self._place(path)
-        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    def _mark(self, path: str) -> None:
+        """Note that this layer put something at `path`, or below it."""
         self._made.add(path)
-        self._directories[path] = self._implied(path)
-        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-        self._fds.put(path, fd)
+
+    def _make_parents(self, directory: str, path: str) -> int:
+        """Make the missing ones of the directories above `path`, the last of which is `directory`."""
+        if len(directory) > _PATH_MAX:
+            raise Invalid(f"a path of more than {_PATH_MAX} bytes", where=path[:200])
+        fd = self._fds.get("")
+        part = ""
+        for name in directory.split("/"):
+            above, part = fd, f"{part}/{name}" if part else name
+            try:
+                fd = self._fds.get(part)
+            except FileNotFoundError:
+                fd = self._make_parent(part, above, name)
+            except NotADirectoryError as error:
+                self._make_way(part, above, name, error)
+                fd = self._make_parent(part, above, name)
+            else:
+                if part not in self._made:
+                    self._enter(part, fd)
         return fd
+
+    def _make_parent(self, path: str, above: int, name: str) -> int:
+        """Make a directory that no entry was given for."""
+        if name in ("", ".", ".."):
+            raise UnsafeEntry("not a path inside a tree", where=path)
+        entry = self._implied(path)
+        os.mkdir(name, 0o700, dir_fd=above)
+        self._mark(path)
+        self._directories[path] = entry
+        return self._fds.get(path)
 
     def _implied(self, path: str) -> Entry:
-        """Return what a directory gets that no entry was given for."""
-        return _IMPLICIT
+        """Return what the directory `path` gets, which no entry was given for and which is not there."""
+        return msgspec.structs.replace(_IMPLICIT, path=path)
+
+    def _make_way(self, path: str, above: int, name: str, error: OSError) -> None:
+        """Decide on something at `path` that is no directory though an entry needs one: it is refused."""
+        del above, name
+        raise UnsafeEntry("an entry below it, and it is not a directory", where=path) from error
 
     def _finish_directory(self, path: str) -> None:
         fd = self._fds.get(path)
@@ -318,7 +353,6 @@ class TreeWriter:
             for one in [one for one in known if one == path or one.startswith(below)]:
                 del known[one]
         self._made = {one for one in self._made if one != path and not one.startswith(below)}
-        self._last = ("", self._fds.get(""))
 
     def _existing(self, path: str) -> int | None:
         """Return the descriptor of a directory of the tree; None where there is none, `UnsafeEntry` at a symlink."""
