@@ -1,0 +1,325 @@
+"""Cache: the manager of a store, and the way in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.handles import LocalHandle, MutableHandle, RemoteHandle
+from shipway.importing import import_tree
+from shipway.local import usage
+from shipway.local.records import NewRecord
+from shipway.local.store import Store
+from shipway.oci import Reference, key_tag
+from shipway.progress import ProgressCallback
+from shipway.refs import (
+    CachePolicy,
+    LocalImmutableRef,
+    MutableRef,
+    Pushed,
+    RecordType,
+    RemoteImmutableRef,
+    UsageRecord,
+)
+from shipway.remotes import open_remote
+from shipway.snapshots.contract import SnapshotDriver
+from shipway.snapshots.mount import mount_all, unmount
+from shipway.transfer.images import find_image
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A cache key and the ref it names."""
+
+    key: str
+    id: str
+    updated: datetime
+
+
+class Cache:
+    """A store of refs under one root directory.
+
+    Thread-safe; many processes may have the same root open. Close it, or use it as a
+    context manager. Refs that are still held when it is closed are let go.
+    """
+
+    def __init__(self, store: Store, remotes: Iterable[Reference] = ()) -> None:
+        """Use `Cache.open` instead."""
+        self._store = store
+        self._remotes = tuple(remotes)
+
+    @classmethod
+    def open(cls, root: str | Path | None = None, *, driver: str = "auto", remotes: Iterable[str] = ()) -> Self:
+        """Open the store at `root`, making it if there is none.
+
+        Args:
+            root: the directory; by default `$SHIPWAY_ROOT`, or `shipway` in the user's data directory.
+            driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
+            remotes: references of repositories where `lookup` asks after the store, in order.
+
+        Raises:
+            Invalid: a reference or driver that makes no sense.
+            Unavailable: the directory cannot be used.
+            Corrupt: what is there is not a store, or of a newer format.
+        """
+        references = [Reference.parse(remote) for remote in remotes]
+        return cls(Store(Path(root) if root is not None else default_root(), driver), references)
+
+    @property
+    def root(self) -> Path:
+        """The store's root directory."""
+        return self._store.root
+
+    @property
+    def driver(self) -> SnapshotDriver:
+        """The snapshot driver; `driver.reason` says why it is this one."""
+        return self._store.driver
+
+    @property
+    def store(self) -> Store:
+        """The store itself, for the rooms above this one."""
+        return self._store
+
+    # Local refs
+
+    def new(
+        self,
+        parent: LocalImmutableRef | None = None,
+        *,
+        policy: CachePolicy = CachePolicy.DEFAULT,
+        description: str = "",
+        record_type: RecordType = RecordType.REGULAR,
+        labels: Mapping[str, str] | None = None,
+    ) -> MutableRef:
+        """Return a new mutable ref, empty or over `parent`, which is finalized and stays held below it."""
+        new = NewRecord(
+            policy=CachePolicy(policy),
+            record_type=RecordType(record_type),
+            description=description,
+            labels=dict(labels or {}),
+        )
+        below = None
+        if parent is not None:
+            below = self._store.finalize(self._own(parent)._record())  # noqa: SLF001  same room
+        return MutableHandle(self._store, self._store.new_mutable(below, new))
+
+    def get(self, ref_id: str) -> LocalImmutableRef:
+        """Return a hold on an immutable ref. `NotFound`; `Invalid` if it is mutable."""
+        return LocalHandle(self._store, self._store.records.hold_immutable(ref_id))
+
+    def get_mutable(self, ref_id: str) -> MutableRef:
+        """Take up a mutable ref again; the immutable one it was committed to, if not finalized, is gone then.
+
+        `NotFound`; `Invalid` if it is immutable; `Locked` if it or what it was committed to is held.
+        """
+        return MutableHandle(self._store, self._store.records.hold_mutable(ref_id))
+
+    def find(self, prefix: str) -> str:
+        """Return the id that starts with `prefix`. `NotFound` if there is none, `Invalid` if there are several."""
+        matches = self._store.records.with_prefix(prefix) if prefix else []
+        if prefix in matches:
+            return prefix
+        if not matches:
+            raise NotFound("no such ref in this store", where=prefix, todo="`shipway ls` lists them")
+        if len(matches) > 1:
+            raise Invalid("several refs start with that", where=prefix, todo="give more of the id")
+        return matches[0]
+
+    def import_tree(
+        self,
+        path: str | Path,
+        parent: LocalImmutableRef | None = None,
+        *,
+        description: str = "",
+        progress: ProgressCallback | None = None,
+    ) -> LocalImmutableRef:
+        """Return a ref whose tree is exactly the directory `path` as it is now.
+
+        With `parent` only what differs from it is stored, contents compared byte for byte. Raises `NotFound` or
+        `Invalid` for a path that is no directory, `Corrupt` if a file changes while it is read.
+        """
+        below = None
+        if parent is not None:
+            below = self._store.finalize(self._own(parent)._record())  # noqa: SLF001  same room
+        new = NewRecord(record_type=RecordType.LOCAL, description=description or str(path))
+        return LocalHandle(self._store, import_tree(self._store, Path(path), below, new, progress))
+
+    # Remote refs
+
+    def remote(self, reference: str) -> RemoteImmutableRef:
+        """Return the image at `reference` as a remote ref; only its manifest is fetched.
+
+        Raises `Invalid` for a reference that is none, `NotFound`, `RepositoryNotFound`,
+        `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
+        """
+        return self._remote(Reference.parse(reference))
+
+    def _remote(self, reference: Reference) -> RemoteHandle:
+        remote = open_remote(reference)
+        try:
+            return RemoteHandle(self._store, reference, remote, find_image(remote, reference.target))
+        except BaseException:
+            remote.close()
+            raise
+
+    def push(self, ref: LocalImmutableRef, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
+        """Copy a ref's tree, as an OCI image, to where `reference` says; the same as `ref.push`."""
+        return self._own(ref).push(reference, progress=progress)
+
+    # Keys
+
+    def put(self, key: str | bytes, ref: LocalImmutableRef, *, push_to: str | None = None) -> None:
+        """Make `key` name a ref, which is finalized. The last one to put wins.
+
+        With `push_to`, a repository (`oci://host/repository`), the ref is pushed there too under the
+        key's tag, so that others who have that repository among their remotes find it.
+        """
+        handle = self._own(ref)
+        handle.finalize()
+        self._store.tags.put_key(_raw(key), handle.id)
+        if push_to is not None:
+            handle.push_to(Reference.parse(push_to).at(tag=key_tag(key)))
+
+    def lookup(self, key: str | bytes) -> LocalImmutableRef | RemoteImmutableRef | None:
+        """Return the ref that `key` names: from the store, else from the first remote that knows it, else None.
+
+        A key whose ref is gone is a miss, and forgotten. Raises `Unavailable` or
+        `Unauthorized` if a remote could not be asked and none of the others knows the key.
+        """
+        tag = self._store.tags.get_key(_raw(key))
+        if tag is not None and tag.record is not None:
+            with suppress(NotFound):
+                return LocalHandle(self._store, self._store.records.hold_immutable(tag.record))
+            self._store.tags.delete(tag.repository, tag.name)
+        failure: Exception | None = None
+        for remote in self._remotes:
+            try:
+                return self._remote(remote.at(tag=key_tag(key)))
+            except NotFound:
+                continue
+            except Unavailable as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return None
+
+    def keys(self) -> Iterator[KeyRecord]:
+        """Return the keys that were put here, in order."""
+        return iter(
+            [
+                KeyRecord(
+                    tag.key.decode("utf-8", "surrogateescape"),
+                    tag.record,
+                    datetime.fromtimestamp(tag.updated / 1e9, UTC),
+                )
+                for tag in self._store.tags.with_keys()
+                if tag.record is not None and tag.key is not None
+            ]
+        )
+
+    # Room on the disk
+
+    def disk_usage(self) -> Iterator[UsageRecord]:
+        """Return a record for each tree in the store, oldest first."""
+        return iter(usage.disk_usage(self._store))
+
+    def prune(self, *, ids: Iterable[str] | None = None) -> Iterator[UsageRecord]:
+        """Remove what nobody holds: everything, or the refs in `ids`; return what was removed.
+
+        It is done when the call returns, whether or not the result is read. With `ids`,
+        `NotFound` or `Locked` if one cannot be removed; then none is.
+        """
+        return iter(usage.prune(self._store, ids))
+
+    # Mounts that outlive the process
+
+    def mount_at(self, ref_id: str, target: str | Path, *, writable: bool = False) -> str:
+        """Mount a ref at an existing directory until `unmount_at`; return the id of what is mounted.
+
+        With `writable` that is a new mutable ref over it (or the mutable ref itself), which is kept.
+        The mount holds the ref. `Unavailable` where mounting is not allowed.
+        """
+        target = os.path.realpath(target)
+        if not self.driver.can_mount:
+            raise Unavailable(
+                f"cannot mount: {self.driver.reason}", where=str(target), todo="use `shipway extract` instead"
+            )
+        with self._to_mount(ref_id, writable=writable) as handle:
+            mount_all(handle.mount(readonly=not writable), target)
+            self._store.records.add_mount(target, handle.id)
+            return handle.id
+
+    def _to_mount(self, ref_id: str, *, writable: bool) -> LocalHandle | MutableHandle:
+        record = self._store.records.get(ref_id)
+        if record.mutable:
+            return MutableHandle(self._store, self._store.records.hold_mutable(ref_id))
+        handle = LocalHandle(self._store, self._store.records.hold_immutable(ref_id))
+        if not writable:
+            return handle
+        with handle:
+            below = self._store.finalize(record)
+            new = NewRecord(policy=CachePolicy.RETAIN, description=record.description)
+            return MutableHandle(self._store, self._store.new_mutable(below, new))
+
+    def unmount_at(self, target: str | Path, *, commit: bool = False) -> str | None:
+        """Unmount what `mount_at` mounted; return the id of the ref it was, with `commit` of the new immutable one.
+
+        `NotFound` if nothing of this store is mounted there.
+        """
+        target = os.path.realpath(target)
+        mounted = dict(self._store.records.mounts()).get(target)
+        if mounted is None:
+            raise NotFound("nothing of this store is mounted there", where=target)
+        if commit and not self._store.records.get(mounted).mutable:
+            raise Invalid("a read-only mount has nothing to commit", where=target, todo="mount it with --writable")
+        unmount(target)
+        self._store.records.take_mount(target)
+        record = self._store.records.get(mounted)
+        if not commit:
+            self._store.drop_snapshots(self._store.records.release(mounted))
+            return mounted
+        with MutableHandle(self._store, record) as handle, handle.commit() as done:
+            done.finalize()
+            return done.id
+
+    def mounts(self) -> list[tuple[str, str]]:
+        """Return (directory, id) of what `mount_at` mounted."""
+        return self._store.records.mounts()
+
+    # Life
+
+    def close(self) -> None:
+        """Let go of everything that is still held, and of the store."""
+        self._store.close()
+
+    def _own(self, ref: LocalImmutableRef) -> LocalHandle:
+        if not isinstance(ref, LocalHandle) or ref._store is not self._store:  # noqa: SLF001  same room
+            raise Invalid("is not a local immutable ref of this cache", where=getattr(ref, "id", repr(ref)))
+        return ref
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def default_root() -> Path:
+    """Return `$SHIPWAY_ROOT`, else `shipway` in `$XDG_DATA_HOME` or `~/.local/share`."""
+    if root := os.environ.get("SHIPWAY_ROOT"):
+        return Path(root)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "shipway"
+
+
+def _raw(key: str | bytes) -> bytes:
+    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key

@@ -1,0 +1,364 @@
+"""The refs that `Cache` hands out: the contracts of `shipway.refs`, fulfilled over a store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from shipway import oci
+from shipway.errors import Invalid, Locked
+from shipway.local.records import Record
+from shipway.local.store import Store
+from shipway.oci import Reference
+from shipway.progress import ProgressCallback
+from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
+from shipway.remotes import open_remote
+from shipway.remotes.contract import Remote
+from shipway.transfer.images import Image, read_diff_ids
+from shipway.transfer.pull import pull
+from shipway.transfer.push import push
+from shipway.transfer.remote_tree import RemoteTree, extract_remote
+from shipway.trees.entry import Tree
+from shipway.trees.extract import extract
+
+
+class RecordMetadata:
+    """A record's metadata; see `shipway.refs.Metadata`."""
+
+    def __init__(self, store: Store, record_id: str) -> None:
+        """Read and write the record's row at each access."""
+        self._store = store
+        self._id = record_id
+
+    @property
+    def _record(self) -> Record:
+        return self._store.records.get(self._id)
+
+    @property
+    def description(self) -> str:
+        """A line for people."""
+        return self._record.description
+
+    @description.setter
+    def description(self, value: str) -> None:
+        self._store.records.update(self._id, description=value)
+
+    @property
+    def record_type(self) -> RecordType:
+        """What the record was made for."""
+        return self._record.record_type
+
+    @record_type.setter
+    def record_type(self, value: RecordType) -> None:
+        self._store.records.update(self._id, record_type=RecordType(value))
+
+    @property
+    def policy(self) -> CachePolicy:
+        """What happens to it, if mutable, when it is released uncommitted."""
+        return self._record.policy
+
+    @policy.setter
+    def policy(self, value: CachePolicy) -> None:
+        self._store.records.update(self._id, policy=CachePolicy(value))
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Free-form; set it to change it."""
+        return MappingProxyType(self._record.labels)
+
+    @labels.setter
+    def labels(self, value: Mapping[str, str]) -> None:
+        self._store.records.update(self._id, labels=dict(value))
+
+    @property
+    def created(self) -> datetime:
+        """When the record was made, in UTC."""
+        return _time(self._record.created)
+
+    @property
+    def last_used(self) -> datetime | None:
+        """When a hold on it was last let go, in UTC; None if never."""
+        last_used = self._record.last_used
+        return None if last_used is None else _time(last_used)
+
+    @property
+    def usage_count(self) -> int:
+        """How often a hold on it was let go."""
+        return self._record.usage_count
+
+
+class Handle:
+    """One hold on a record; what mutable and immutable local refs share."""
+
+    def __init__(self, store: Store, record: Record) -> None:
+        """Take over a hold that was taken on `record`."""
+        self._store = store
+        self._id = record.id
+        self._lock = threading.Lock()
+        self._released = False
+        self._mounted = 0
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return self._id
+
+    @property
+    def metadata(self) -> RecordMetadata:
+        """The record's metadata."""
+        self._check()
+        return RecordMetadata(self._store, self._id)
+
+    def size(self) -> int:
+        """Return the bytes it takes on disk: snapshot and blobs, without its parents."""
+        return self._store.size(self._record())
+
+    def release(self) -> None:
+        """Let go; `Locked` while one of its `mounted()` blocks is open."""
+        with self._lock:
+            if self._released:
+                return
+            self._not_mounted("released")
+            self._released = True
+        self._store.drop_snapshots(self._store.records.release(self._id))
+
+    def mount(self, *, readonly: bool = False) -> list[Mount]:
+        """Return the mounts that show the tree, valid while the ref is held."""
+        record = self._record()
+        return self._store.driver.mounts(self._store.snapshot_chain(record), readonly=readonly or not record.mutable)
+
+    @contextmanager
+    def mounted(self, *, readonly: bool = False) -> Iterator[Path]:
+        """Yield a directory with the tree."""
+        with self._lock:
+            record = self._record()
+            self._mounted += 1
+        try:
+            chain = self._store.snapshot_chain(record)
+            with self._store.driver.mounted(chain, readonly=readonly or not record.mutable) as path:
+                yield path
+        finally:
+            with self._lock:
+                self._mounted -= 1
+
+    def _check(self) -> None:
+        if self._released:
+            raise Invalid("was released", where=self._id, todo="get it again from the cache")
+
+    def _record(self) -> Record:
+        self._check()
+        return self._store.records.get(self._id)
+
+    def _not_mounted(self, verb: str) -> None:
+        if self._mounted:
+            raise Locked(f"is mounted and cannot be {verb}", where=self._id, todo="leave its mounted() block first")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._id}{' released' if self._released else ''}>"
+
+
+class LocalHandle(Handle):
+    """A `LocalImmutableRef`."""
+
+    def finalize(self) -> None:
+        """Flush it to the driver; it cannot be reopened for change after that."""
+        self._store.finalize(self._record())
+
+    @property
+    def parent(self) -> LocalHandle | None:
+        """A new hold on the parent, or None."""
+        parents = self._record().parents
+        return LocalHandle(self._store, self._store.records.hold_immutable(parents[0])) if parents else None
+
+    @contextmanager
+    def tree(self) -> Iterator[Tree]:
+        """Yield the tree to be listed and read without mounting it."""
+        with self._store.tree(self._record()) as tree:
+            yield tree
+
+    def extract(
+        self,
+        to_path: str | Path,
+        *src_paths: str,
+        parents: bool = False,
+        wildcard: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Extracted:
+        """Copy sources into the directory `to_path`; see `shipway.refs.Extractable`."""
+        with self._store.tree(self._record()) as tree:
+            return extract(tree, to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
+
+    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says."""
+        target = Reference.parse(reference)
+        if target.digest:
+            raise Invalid("a push goes to a tag, not to a digest", where=reference)
+        return self.push_to(target, progress=progress)
+
+    def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
+        """Do what `push` does, with the reference already read."""
+        record = self._store.finalize(self._record())
+        remote = open_remote(target)
+        try:
+            return push(self._store, record, remote, tag=target.target, progress=progress)
+        finally:
+            remote.close()
+
+
+class MutableHandle(Handle):
+    """A `MutableRef`."""
+
+    def commit(self) -> LocalHandle:
+        """Return the tree as an immutable ref; this handle is used up."""
+        with self._lock:
+            self._check()
+            self._not_mounted("committed")
+            record = self._store.records.commit(self._id)
+            self._released = True
+        return LocalHandle(self._store, record)
+
+
+class RemoteMetadata:
+    """What an image says about itself; nothing of it can be set."""
+
+    usage_count = 0
+    last_used: datetime | None = None
+
+    def __init__(self, reference: str, image: Image) -> None:
+        """Describe the image at `reference`."""
+        self._image = image
+        self._reference = reference
+
+    description = property(lambda self: self._reference, lambda self, _: self._refuse(), doc="The reference.")
+    record_type = property(lambda _: RecordType.REGULAR, lambda self, _: self._refuse(), doc="Always `REGULAR`.")
+    policy = property(lambda _: CachePolicy.DEFAULT, lambda self, _: self._refuse(), doc="Always `DEFAULT`.")
+    labels = property(
+        lambda self: MappingProxyType(self._image.manifest.annotations),
+        lambda self, _: self._refuse(),
+        doc="The manifest's annotations.",
+    )
+
+    @property
+    def created(self) -> datetime:
+        """When the image says it was made, in UTC; 1970 if it does not."""
+        text = self._image.manifest.annotations.get("org.opencontainers.image.created", "")
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except ValueError:
+            return _time(0)
+
+    def _refuse(self) -> None:
+        raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
+
+
+class RemoteHandle:
+    """A `RemoteImmutableRef`: an image somewhere, of which only the manifest was fetched."""
+
+    def __init__(self, store: Store, reference: Reference, remote: Remote, image: Image) -> None:
+        """Take over `remote`, which is closed on release."""
+        self._store = store
+        self._remote = remote
+        self._image = image
+        self._reference = reference.at(digest=image.descriptor.digest)
+        self._released = False
+        self._tree: RemoteTree | None = None
+
+    @property
+    def id(self) -> str:
+        """The reference, with the digest that it had when it was looked up."""
+        return str(self._reference)
+
+    @property
+    def metadata(self) -> RemoteMetadata:
+        """What the image says about itself; read only."""
+        return RemoteMetadata(str(self._reference), self._image)
+
+    @property
+    def layers(self) -> tuple[oci.Descriptor, ...]:
+        """The descriptors of its layers, base first."""
+        return self._image.manifest.layers
+
+    @property
+    def remote(self) -> Remote:
+        """Where it is; `remote.traffic` counts what was moved so far."""
+        return self._remote
+
+    def size(self) -> int:
+        """Return the bytes of its layers, as stored there."""
+        return self._image.size
+
+    def finalize(self) -> None:
+        """Do nothing: it is as final as can be."""
+
+    def release(self) -> None:
+        """Let go of connections."""
+        if not self._released:
+            self._released = True
+            self._remote.close()
+
+    @contextmanager
+    def tree(self) -> Iterator[Tree]:
+        """Yield the tree to be listed and read; tables of contents are fetched once."""
+        self._check()
+        if self._tree is None:
+            self._tree = RemoteTree(self._remote, self.layers)
+        yield self._tree
+
+    def extract(
+        self,
+        to_path: str | Path,
+        *src_paths: str,
+        parents: bool = False,
+        wildcard: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Extracted:
+        """Copy sources into `to_path`, fetching no more than is needed; see `shipway.refs.Extractable`."""
+        self._check()
+        return extract_remote(
+            self._remote,
+            self.layers,
+            self._store.root / "ingest",
+            to_path,
+            src_paths,
+            parents=parents,
+            wildcard=wildcard,
+            progress=progress,
+        )
+
+    def pull(self, *, progress: ProgressCallback | None = None) -> LocalHandle:
+        """Copy the whole tree into the store and return it as a local ref."""
+        self._check()
+        diff_ids = read_diff_ids(self._remote, self._image)
+        return LocalHandle(self._store, pull(self._store, self._image, diff_ids, self._remote, progress))
+
+    def _check(self) -> None:
+        if self._released:
+            raise Invalid("was released", where=str(self._reference), todo="get it again from the cache")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<RemoteHandle {self._reference}{' released' if self._released else ''}>"
+
+
+def _time(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)

@@ -1,0 +1,45 @@
+"""Bringing a directory of this machine into the store."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from shipway.local.records import NewRecord, Record
+from shipway.local.store import Store
+from shipway.progress import Progress, ProgressCallback
+from shipway.trees.diff import changes
+from shipway.trees.directory import DirectoryTree
+
+
+def import_tree(
+    store: Store, path: Path, parent: Record | None, new: NewRecord, progress: ProgressCallback | None
+) -> Record:
+    """Return a held record whose tree is exactly the directory `path`.
+
+    With a finalized `parent` only the differences are stored. Contents are cloned where the file
+    system can, else copied. Raises `NotFound`, `Invalid`, `Truncated` or `SizeMismatch` for a file that
+    changes meanwhile, `NoSpace`; the store is then as it was.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(DirectoryTree(path))
+        below = stack.enter_context(store.tree(parent)) if parent is not None else None
+        entries = changes(below, source)
+        total = sum(entry.size for entry in entries)
+        chain = store.snapshot_chain(parent) if parent is not None else []
+        key = store.records.reserve_snapshot()
+        stack.enter_context(store.giving_up(key))
+        with store.driver.writer([*chain, key]) as sink:
+            done = 0
+            files = source.read(entry for entry in entries if entry.is_file)
+            for entry in entries:
+                if entry.is_file:
+                    read, content = next(files)
+                    sink.add(read, content)
+                    done += entry.size
+                    if progress is not None:
+                        progress(Progress("import", str(path), done, total))
+                else:
+                    sink.add(entry)
+            sink.finish()
+        return store.records.add(new, mutable=False, snapshot=key, parent=parent.id if parent is not None else None)

@@ -1,0 +1,197 @@
+"""The store's SQLite database: schema, connection, transactions.
+
+One connection a process, used under a lock: transactions here take tens of
+microseconds, and everything slow happens outside them. Between processes WAL
+mode, `BEGIN IMMEDIATE` and a busy timeout keep order. `synchronous=NORMAL`
+cannot corrupt the file; after a power cut the last transactions may be missing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shipway.errors import Corrupt, NoSpace, ShipwayError, Unavailable
+
+BUSY_SECONDS = 60.0
+
+SCHEMA = """
+-- One row a tree. Until it is finalized a committed tree has two: a mutable and an immutable
+-- one over the same snapshot, each the other's twin.
+CREATE TABLE records (
+    id TEXT PRIMARY KEY,
+    mutable INTEGER NOT NULL,
+    twin TEXT,
+    snapshot TEXT NOT NULL,
+    diff_id TEXT,                 -- of its layer, once known
+    chain_id TEXT,                -- of its layer and all below, once known
+    policy TEXT NOT NULL,
+    record_type TEXT NOT NULL,
+    description TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    created INTEGER NOT NULL,     -- nanoseconds since 1970, as are all times here
+    last_used INTEGER,
+    usage_count INTEGER NOT NULL DEFAULT 0,
+    size INTEGER                  -- bytes of the snapshot, once it cannot change
+) WITHOUT ROWID;
+CREATE INDEX records_chain ON records (chain_id) WHERE chain_id IS NOT NULL;
+CREATE INDEX records_diff ON records (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX records_twin ON records (twin) WHERE twin IS NOT NULL;
+
+CREATE TABLE parents (
+    record TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    parent TEXT NOT NULL,
+    PRIMARY KEY (record, position)
+) WITHOUT ROWID;
+CREATE INDEX parents_parent ON parents (parent);
+
+-- Who holds what; a row of an instance that no longer lives counts for nothing.
+CREATE TABLE holds (
+    record TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (record, instance)
+) WITHOUT ROWID;
+
+-- Mounts that outlive the process that made them. They hold their record while they exist.
+CREATE TABLE mounts (
+    target TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Snapshots that are being made, and by whom.
+CREATE TABLE pending (
+    snapshot TEXT PRIMARY KEY,
+    instance TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE blobs (
+    digest TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    diff_id TEXT,                 -- set for layers
+    annotations TEXT NOT NULL,
+    created INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX blobs_diff ON blobs (diff_id) WHERE diff_id IS NOT NULL;
+
+CREATE TABLE manifests (
+    digest TEXT PRIMARY KEY,
+    media_type TEXT NOT NULL,
+    data BLOB NOT NULL,
+    record TEXT,                  -- the record whose tree it describes
+    subject TEXT,
+    created INTEGER NOT NULL
+);
+CREATE INDEX manifests_record ON manifests (record) WHERE record IS NOT NULL;
+CREATE INDEX manifests_subject ON manifests (subject) WHERE subject IS NOT NULL;
+
+CREATE TABLE manifest_blobs (
+    manifest TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (manifest, digest)
+) WITHOUT ROWID;
+CREATE INDEX manifest_blobs_digest ON manifest_blobs (digest);
+
+-- Names of images. A cache key is the tag `oci.key_tag(key)` of the repository `shipway`.
+CREATE TABLE tags (
+    repository TEXT NOT NULL,
+    name TEXT NOT NULL,
+    record TEXT,
+    manifest TEXT,
+    key BLOB,
+    updated INTEGER NOT NULL,
+    PRIMARY KEY (repository, name)
+) WITHOUT ROWID;
+CREATE INDEX tags_record ON tags (record) WHERE record IS NOT NULL;
+CREATE INDEX tags_manifest ON tags (manifest) WHERE manifest IS NOT NULL;
+
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+SCHEMA_VERSION = 1
+
+
+class Database:
+    """The connection. `read` runs one query, `write` opens a transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database; `Corrupt` if the file is not one, or of a newer version."""
+        self.path = path
+        self._lock = threading.RLock()
+        with self._typed_errors():
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+                self._create()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _create(self) -> None:
+        with self.write() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise Corrupt(
+                    f"the store has format {version}, this Shipway reads up to {SCHEMA_VERSION}",
+                    where=str(self.path),
+                    todo="upgrade Shipway",
+                )
+            if version == 0:
+                for statement in SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return all rows of one query."""
+        with self._lock, self._typed_errors():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection inside `BEGIN IMMEDIATE`; an exception rolls back. Joins one already open."""
+        with self._lock, self._typed_errors():
+            outermost = not self._connection.in_transaction
+            if outermost:
+                self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                if outermost:
+                    self._connection.execute("COMMIT")
+            except BaseException:
+                if outermost and self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ShipwayError:
+            raise
+        except sqlite3.Error as error:
+            raise self._typed(error) from error
+
+    def _typed(self, error: sqlite3.Error) -> ShipwayError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        where = str(self.path)
+        if code == sqlite3.SQLITE_FULL:
+            return NoSpace("no space left for the database", where=where, todo="free some, or `shipway prune`")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return Corrupt(f"the database is damaged: {error}", where=where)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Unavailable(f"the database was busy for {BUSY_SECONDS:.0f} seconds", where=where, todo="try again")
+        return Unavailable(f"the database cannot be used: {error}", where=where)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,447 @@
+"""Records and the holds on them: the life cycle of refs, as transactions.
+
+A method either happens whole or not at all, whatever other processes do. None
+touches snapshots: rows go first, files after, so that a crash in
+between leaves files nobody refers to and never a row without its files.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from shipway.errors import Invalid, Locked, NotFound
+from shipway.local.database import Database
+from shipway.local.leases import Leases
+from shipway.refs import CachePolicy, RecordType
+from shipway.snapshots.mount import is_mountpoint
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `records` and its parents. Times are nanoseconds since 1970."""
+
+    id: str
+    mutable: bool
+    twin: str | None
+    snapshot: str
+    diff_id: str | None
+    chain_id: str | None
+    policy: CachePolicy
+    record_type: RecordType
+    description: str
+    labels: dict[str, str]
+    created: int
+    last_used: int | None
+    usage_count: int
+    size: int | None
+    parents: tuple[str, ...]
+
+
+class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller may say about a record that is to be made."""
+
+    policy: CachePolicy = CachePolicy.DEFAULT
+    record_type: RecordType = RecordType.REGULAR
+    description: str = ""
+    labels: dict[str, str] = {}
+
+
+_COLUMNS = (
+    "id, mutable, twin, snapshot, diff_id, chain_id, policy, record_type, description, labels,"
+    " created, last_used, usage_count, size"
+)
+
+
+class Records:
+    """The records of one store, seen by one instance."""
+
+    def __init__(self, database: Database, leases: Leases) -> None:
+        """Work on `database`; `leases` says who this instance is and who is alive."""
+        self._database = database
+        self._leases = leases
+
+    # Looking up
+
+    def get(self, record_id: str) -> Record:
+        """Return a record; `NotFound` if there is none."""
+        record = self.find(record_id)
+        if record is None:
+            raise NotFound("no such ref in this store", where=record_id, todo="`shipway ls` lists them")
+        return record
+
+    def find(self, record_id: str) -> Record | None:
+        """Return a record, or None."""
+        return self._first("id = ?", record_id)
+
+    def of_chain(self, chain_id: str) -> Record | None:
+        """Return the oldest finished record of a layer and all below it, or None."""
+        return self._first("chain_id = ? AND NOT mutable ORDER BY created, id", chain_id)
+
+    def with_prefix(self, prefix: str) -> list[str]:
+        """Return the ids of visible records that start with `prefix`, at most two."""
+        rows = self._database.read(
+            "SELECT id FROM records WHERE id >= ? AND id < ? LIMIT 2", prefix, prefix + "\U0010ffff"
+        )
+        return [row[0] for row in rows]
+
+    def all(self) -> list[Record]:
+        """Return every record, oldest first."""
+        parents: dict[str, list[str]] = {}
+        with self._database.write() as db:  # a transaction, so that both queries see one state
+            for record, parent in db.execute("SELECT record, parent FROM parents ORDER BY record, position"):
+                parents.setdefault(record, []).append(parent)
+            rows = db.execute(f"SELECT {_COLUMNS} FROM records ORDER BY created, id").fetchall()  # noqa: S608  constant columns
+        return [_record(row, parents.get(row[0], ())) for row in rows]
+
+    def chain(self, record: Record) -> list[Record]:
+        """Return the records from the base to `record` itself."""
+        chain = [record]
+        while chain[-1].parents:
+            chain.append(self.get(chain[-1].parents[0]))
+        return chain[::-1]
+
+    def _first(self, condition: str, value: str) -> Record | None:
+        rows = self._database.read(f"SELECT {_COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
+        if not rows:
+            return None
+        parents = self._database.read("SELECT parent FROM parents WHERE record = ? ORDER BY position", rows[0][0])
+        return _record(rows[0], [parent for (parent,) in parents])
+
+    # Making and changing
+
+    def reserve_snapshot(self) -> str:
+        """Return a snapshot key that is ours to make; a crash before `add` gives it up."""
+        with self._database.write() as db:
+            row = db.execute("SELECT value FROM settings WHERE name = 'last_snapshot'").fetchone()
+            number = int(row[0]) + 1 if row else 1
+            db.execute(
+                "INSERT INTO settings VALUES ('last_snapshot', ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (str(number),),
+            )
+            key = _base36(number)
+            db.execute("INSERT INTO pending VALUES (?, ?)", (key, self._leases.instance))
+        return key
+
+    def forget_snapshot(self, key: str) -> None:
+        """Give up a reserved key whose files are gone."""
+        with self._database.write() as db:
+            db.execute("DELETE FROM pending WHERE snapshot = ?", (key,))
+
+    def add(
+        self,
+        new: NewRecord,
+        *,
+        mutable: bool,
+        snapshot: str,
+        parent: str | None,
+        diff_id: str | None = None,
+        chain_id: str | None = None,
+    ) -> Record:
+        """Make a record over a reserved snapshot, and hold it."""
+        record_id = secrets.token_hex(10)
+        with self._database.write() as db:
+            if parent is not None and db.execute("SELECT 1 FROM records WHERE id = ?", (parent,)).fetchone() is None:
+                raise NotFound("the parent is gone", where=parent)
+            db.execute("DELETE FROM pending WHERE snapshot = ?", (snapshot,))
+            _insert(
+                db,
+                Record(
+                    id=record_id,
+                    mutable=mutable,
+                    twin=None,
+                    snapshot=snapshot,
+                    diff_id=diff_id,
+                    chain_id=chain_id,
+                    policy=new.policy,
+                    record_type=new.record_type,
+                    description=new.description,
+                    labels=new.labels,
+                    created=time.time_ns(),
+                    last_used=None,
+                    usage_count=0,
+                    size=None,
+                    parents=(parent,) if parent is not None else (),
+                ),
+            )
+            self._hold(db, record_id)
+        return self.get(record_id)
+
+    def hold_mutable(self, record_id: str) -> Record:
+        """Take a mutable record for ourselves alone; its immutable twin, if any, is gone then.
+
+        Raises `NotFound`, `Invalid` for an immutable record, `Locked` if it, or its twin, is held.
+        """
+        with self._database.write() as db:
+            record = self.get(record_id)
+            if not record.mutable:
+                raise Invalid("is immutable", where=record_id, todo="make a mutable ref over it with new(parent=…)")
+            if self._is_held(db, record_id) or (record.twin is not None and self._is_held(db, record.twin)):
+                raise Locked("is held by somebody else", where=record_id, todo="wait until they release it")
+            if record.twin is not None:
+                _delete(db, record.twin)
+                db.execute("UPDATE records SET twin = NULL WHERE id = ?", (record_id,))
+            self._hold(db, record_id)
+        return self.get(record_id)
+
+    def hold_immutable(self, record_id: str) -> Record:
+        """Take one more hold on an immutable record. Raises `NotFound`, or `Invalid` for a mutable one."""
+        with self._database.write() as db:
+            record = self.get(record_id)
+            if record.mutable:
+                raise Invalid("is mutable", where=record_id, todo="take it with get_mutable")
+            self._hold(db, record_id)
+        return record
+
+    def commit(self, mutable_id: str) -> Record:
+        """Give a held mutable record an immutable twin; our hold passes over to that."""
+        twin_id = secrets.token_hex(10)
+        with self._database.write() as db:
+            record = self.get(mutable_id)
+            twin = msgspec.structs.replace(
+                record,
+                id=twin_id,
+                mutable=False,
+                twin=mutable_id,
+                created=time.time_ns(),
+                last_used=None,
+                usage_count=0,
+            )
+            _insert(db, twin)
+            db.execute("UPDATE records SET twin = ? WHERE id = ?", (twin_id, mutable_id))
+            db.execute("DELETE FROM holds WHERE record = ?", (mutable_id,))
+            self._hold(db, twin_id)
+        return twin
+
+    def finalized(self, immutable_id: str) -> None:
+        """Drop the mutable twin: the driver has committed the snapshot."""
+        with self._database.write() as db:
+            record = self.get(immutable_id)
+            if record.twin is not None:
+                _delete(db, record.twin)
+                db.execute("UPDATE records SET twin = NULL WHERE id = ?", (immutable_id,))
+
+    def update(self, record_id: str, **columns: Any) -> None:
+        """Set columns of a record (names are those of `Record`)."""
+        values = {
+            name: msgspec.json.encode(value).decode() if name == "labels" else value for name, value in columns.items()
+        }
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        with self._database.write() as db:
+            db.execute(f"UPDATE records SET {assignments} WHERE id = ?", (*values.values(), record_id))  # noqa: S608  our names
+
+    # Holds
+
+    def release(self, record_id: str) -> list[str]:
+        """Let go of one hold. Returns the snapshots that are to be removed, now that nobody wants them."""
+        with self._database.write() as db:
+            mine = (record_id, self._leases.instance)
+            db.execute("UPDATE holds SET count = count - 1 WHERE record = ? AND instance = ?", mine)
+            db.execute("DELETE FROM holds WHERE record = ? AND instance = ? AND count <= 0", mine)
+            db.execute(
+                "UPDATE records SET usage_count = usage_count + 1, last_used = ? WHERE id = ?",
+                (time.time_ns(), record_id),
+            )
+            return self._drop_if_abandoned(db, record_id)
+
+    def is_held(self, record_id: str) -> bool:
+        """Whether any living process holds the record itself."""
+        with self._database.write() as db:
+            return self._is_held(db, record_id)
+
+    def in_use(self) -> set[str]:
+        """Return the ids of all records that are held, or stand below one that is. Call `reclaim` first."""
+        with self._database.write() as db:
+            rows = db.execute(
+                "WITH RECURSIVE used (id) AS (SELECT record FROM holds UNION SELECT record FROM mounts"
+                " UNION SELECT parents.parent FROM parents JOIN used ON parents.record = used.id) SELECT id FROM used"
+            )
+            return {row[0] for row in rows}
+
+    def reclaim(self) -> list[str]:
+        """Take back the holds of the dead. Returns the snapshots that are to be removed."""
+        with self._database.write() as db:
+            return self._reclaim(db)
+
+    def let_go(self, instance: str) -> list[str]:
+        """Let go of all that `instance` holds or is making. Returns the snapshots that are to be removed."""
+        with self._database.write() as db:
+            return self._let_go(db, instance)
+
+    def _let_go(self, db: sqlite3.Connection, instance: str) -> list[str]:
+        held = db.execute("SELECT record FROM holds WHERE instance = ?", (instance,)).fetchall()
+        doomed = [row[0] for row in db.execute("SELECT snapshot FROM pending WHERE instance = ?", (instance,))]
+        db.execute("DELETE FROM holds WHERE instance = ?", (instance,))
+        db.execute("DELETE FROM pending WHERE instance = ?", (instance,))
+        for (record_id,) in held:
+            doomed += self._drop_if_abandoned(db, record_id)
+        return doomed
+
+    def _reclaim(self, db: sqlite3.Connection) -> list[str]:
+        doomed: list[str] = []
+        instances = db.execute("SELECT instance FROM holds UNION SELECT instance FROM pending").fetchall()
+        for (instance,) in instances:
+            if not self._leases.is_alive(instance):
+                doomed += self._let_go(db, instance)
+        for target, record_id in db.execute("SELECT target, record FROM mounts").fetchall():
+            if not is_mountpoint(target):
+                db.execute("DELETE FROM mounts WHERE target = ?", (target,))
+                doomed += self._drop_if_abandoned(db, record_id)
+        return doomed
+
+    def _is_held(self, db: sqlite3.Connection, record_id: str) -> bool:
+        holders = db.execute("SELECT instance FROM holds WHERE record = ?", (record_id,)).fetchall()
+        mounted = db.execute("SELECT target FROM mounts WHERE record = ?", (record_id,)).fetchall()
+        return any(self._leases.is_alive(row[0]) for row in holders) or any(is_mountpoint(row[0]) for row in mounted)
+
+    def _hold(self, db: sqlite3.Connection, record_id: str) -> None:
+        db.execute(
+            "INSERT INTO holds VALUES (?, ?, 1) ON CONFLICT (record, instance) DO UPDATE SET count = count + 1",
+            (record_id, self._leases.instance),
+        )
+
+    def _drop_if_abandoned(self, db: sqlite3.Connection, record_id: str) -> list[str]:
+        """Delete a mutable record that was let go of uncommitted, unless it was to be retained."""
+        record = self.find(record_id)
+        if record is None or not record.mutable or record.twin or record.policy is CachePolicy.RETAIN:
+            return []
+        if self._is_held(db, record_id):
+            return []
+        _delete(db, record_id)
+        return [record.snapshot]
+
+    # Mounts that outlive us
+
+    def add_mount(self, target: str, record_id: str) -> None:
+        """Remember that the record is mounted at `target` for longer than this process lives."""
+        with self._database.write() as db:
+            db.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?)", (target, record_id))
+
+    def mounts(self) -> list[tuple[str, str]]:
+        """Return (target, record id) of all such mounts."""
+        return [(target, record) for target, record in self._database.read("SELECT target, record FROM mounts")]
+
+    def take_mount(self, target: str) -> str | None:
+        """Forget the mount at `target` and hold its record ourselves instead; return the record's id."""
+        with self._database.write() as db:
+            row = db.execute("SELECT record FROM mounts WHERE target = ?", (target,)).fetchone()
+            if row is None:
+                return None
+            db.execute("DELETE FROM mounts WHERE target = ?", (target,))
+            self._hold(db, row[0])
+            return str(row[0])
+
+    # Removing
+
+    def remove(self, record_id: str) -> list[str]:
+        """Delete an unused record and its twin; returns the snapshots to be removed. `Locked` if it is in use."""
+        with self._database.write() as db:
+            record = self.get(record_id)
+            pair = [record_id] if record.twin is None else [record_id, record.twin]
+            for one in pair:
+                child = db.execute("SELECT record FROM parents WHERE parent = ?", (one,)).fetchone()
+                if child is not None:
+                    raise Locked(f"{child[0]} stands on it", where=record_id, todo="remove that first")
+                if self._is_held(db, one):
+                    raise Locked("is in use", where=record_id, todo="release it first")
+            for one in pair:
+                _delete(db, one)
+        return [record.snapshot]
+
+    def drop_broken(self, existing: Iterable[str]) -> list[str]:
+        """Delete records whose snapshot is not among `existing`, or whose parent is gone; return their ids.
+
+        `existing` is called for inside the transaction, when the rows have been read.
+        """
+        with self._database.write() as db:
+            rows = db.execute("SELECT id, snapshot FROM records").fetchall()
+            on_disk = set(existing)
+            broken = [record_id for record_id, snapshot in rows if snapshot not in on_disk]
+            for record_id in broken:
+                _delete(db, record_id)
+            while orphans := db.execute(
+                "SELECT record FROM parents WHERE parent NOT IN (SELECT id FROM records)"
+            ).fetchall():
+                for (record_id,) in orphans:
+                    _delete(db, record_id)
+                    broken.append(record_id)
+            # A twin without its other half: the immutable one stands by itself, the mutable one can be taken again.
+            db.execute("UPDATE records SET twin = NULL WHERE twin NOT IN (SELECT id FROM records)")
+        return broken
+
+    def unfinished_pairs(self) -> list[Record]:
+        """Return the immutable records that are committed but not finalized."""
+        ids = self._database.read("SELECT id FROM records WHERE twin IS NOT NULL AND NOT mutable")
+        return [record for (record_id,) in ids if (record := self.find(record_id)) is not None]
+
+    def known_snapshots(self) -> set[str]:
+        """Return every snapshot key that belongs to a record or is being made."""
+        rows = self._database.read("SELECT snapshot FROM records UNION SELECT snapshot FROM pending")
+        return {row[0] for row in rows}
+
+
+def _insert(db: sqlite3.Connection, record: Record) -> None:
+    db.execute(
+        f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
+        (
+            record.id,
+            record.mutable,
+            record.twin,
+            record.snapshot,
+            record.diff_id,
+            record.chain_id,
+            record.policy,
+            record.record_type,
+            record.description,
+            msgspec.json.encode(record.labels).decode(),
+            record.created,
+            record.last_used,
+            record.usage_count,
+            record.size,
+        ),
+    )
+    db.executemany(
+        "INSERT INTO parents VALUES (?, ?, ?)",
+        [(record.id, position, parent) for position, parent in enumerate(record.parents)],
+    )
+
+
+def _delete(db: sqlite3.Connection, record_id: str) -> None:
+    db.execute("DELETE FROM records WHERE id = ?", (record_id,))
+    db.execute("DELETE FROM parents WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM holds WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM tags WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM manifests WHERE record = ?", (record_id,))
+
+
+def _record(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
+    return Record(
+        id=row[0],
+        mutable=bool(row[1]),
+        twin=row[2],
+        snapshot=row[3],
+        diff_id=row[4],
+        chain_id=row[5],
+        policy=CachePolicy(row[6]),
+        record_type=RecordType(row[7]),
+        description=row[8],
+        labels=msgspec.json.decode(row[9], type=dict[str, str]),
+        created=row[10],
+        last_used=row[11],
+        usage_count=row[12],
+        size=row[13],
+        parents=tuple(parents),
+    )
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits

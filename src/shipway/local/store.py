@@ -1,0 +1,213 @@
+"""A store: everything that lies under one root directory, opened.
+
+    ROOT/shipway.db    records, holds, tags, manifests (SQLite)
+    ROOT/blobs/sha256/ content-addressed blobs
+    ROOT/snapshots/    trees, in the driver's own form
+    ROOT/ingest/       what is not finished; safe to delete when nobody has the store open
+    ROOT/locks/        who has it open, and who is doing what
+
+Opening takes back what the dead left: their holds, what they were making, and
+finalizations they were in the middle of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.local.blobs import Blobs, disk_errors
+from shipway.local.database import Database
+from shipway.local.leases import Leases
+from shipway.local.records import NewRecord, Record, Records
+from shipway.local.tags import Tags
+from shipway.oci import Descriptor
+from shipway.snapshots.choose import open_driver
+from shipway.snapshots.contract import SnapshotDriver
+from shipway.trees.entry import LocalTree
+from shipway.trees.writer import remove_tree
+
+PIECE = 1 << 20
+
+
+class Store:
+    """The rooms of one root directory, and what needs several of them at once."""
+
+    def __init__(self, root: Path, driver: str = "auto") -> None:
+        """Open the store at `root`, making it if there is none.
+
+        A store keeps the driver it was made with; asking for another one is `Invalid`.
+        `Unavailable` if the directory cannot be used.
+        """
+        self.root = root
+        with disk_errors(root):
+            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
+                (root / name).mkdir(mode=0o700, parents=not name, exist_ok=True)
+        self.database = Database(root / "shipway.db")
+        try:
+            with _opening(root):
+                self.leases = Leases(root / "locks")
+                alone = self._bury_the_dead()
+            self.blobs = Blobs(root, self.database)
+            self.records = Records(self.database, self.leases)
+            self.tags = Tags(self.database)
+            self.driver = self._open_driver(driver)
+            self._repair(alone=alone)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database and stop counting as somebody who has the store open."""
+        if hasattr(self, "records"):
+            self.drop_snapshots(self.records.let_go(self.leases.instance))
+        if hasattr(self, "leases"):
+            self.leases.close()
+        self.database.close()
+
+    # Opening
+
+    def _bury_the_dead(self) -> bool:
+        alive, dead = self.leases.others()
+        for instance in dead:
+            self.leases.bury(instance)
+        return not alive
+
+    def _open_driver(self, asked: str) -> SnapshotDriver:
+        with self.database.write() as db:
+            row = db.execute("SELECT value FROM settings WHERE name = 'driver'").fetchone()
+            if row is None:
+                driver = open_driver(asked, self.root)
+                db.execute("INSERT INTO settings VALUES ('driver', ?)", (driver.name,))
+                return driver
+        if asked not in ("auto", row[0]):
+            raise Invalid(
+                f"this store was made with the driver {row[0]!r}, not {asked!r}",
+                where=str(self.root),
+                todo="leave the driver out, or use another root",
+            )
+        return open_driver(row[0], self.root)
+
+    def _repair(self, *, alone: bool) -> None:
+        self.reclaim()
+        for record in self.records.unfinished_pairs():
+            if self._is_committed(record.snapshot):
+                self.records.finalized(record.id)
+        self.records.drop_broken(self._existing_snapshots())
+        if alone:
+            self._sweep()
+
+    def _is_committed(self, key: str) -> bool:
+        try:
+            return self.driver.is_committed(key)
+        except NotFound:
+            return False
+
+    def _existing_snapshots(self) -> Iterator[str]:
+        yield from self.driver.keys()
+
+    def _sweep(self) -> None:
+        """Remove what nothing refers to; only while nobody else has the store open."""
+        with _opening(self.root):
+            alive, _ = self.leases.others()
+            if alive:
+                return
+            directory = os.open(self.root / "ingest", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                for name in os.listdir(directory):
+                    remove_tree(directory, name)
+            finally:
+                os.close(directory)
+            on_disk = list(self.driver.keys())
+            known = self.records.known_snapshots()
+            for key in on_disk:
+                if key not in known:
+                    self.driver.remove(key)
+
+    # Across rooms
+
+    def reclaim(self) -> None:
+        """Take back what processes that died since held or were making."""
+        self.drop_snapshots(self.records.reclaim())
+
+    def snapshot_chain(self, record: Record) -> list[str]:
+        """Return the snapshot keys of a record's layers, base first."""
+        return [one.snapshot for one in self.records.chain(record)]
+
+    @contextmanager
+    def tree(self, record: Record) -> Iterator[LocalTree]:
+        """Yield a record's tree, to be read without mounting it."""
+        with self.driver.tree(self.snapshot_chain(record)) as tree:
+            yield tree
+
+    def new_mutable(self, parent: Record | None, new: NewRecord) -> Record:
+        """Make a mutable record over a finalized parent, held."""
+        below = self.snapshot_chain(parent) if parent is not None else []
+        key = self.records.reserve_snapshot()
+        with self.giving_up(key):
+            self.driver.prepare([*below, key])
+            return self.records.add(new, mutable=True, snapshot=key, parent=parent.id if parent else None)
+
+    def finalize(self, record: Record) -> Record:
+        """Make the driver commit an immutable record's snapshot, and return the record as it is then."""
+        record = self.records.get(record.id)
+        if record.twin is not None:
+            self.driver.commit(record.snapshot)
+            self.records.finalized(record.id)
+            record = self.records.get(record.id)
+        return record
+
+    def layer_blob(self, record: Record) -> Descriptor | None:
+        """Return the descriptor of a blob in this store that holds a record's layer, or None."""
+        if record.diff_id is None:
+            return None
+        for descriptor in self.blobs.of_layer(record.diff_id):
+            if self.blobs.path(descriptor.digest).exists():
+                return descriptor
+        return None
+
+    def size(self, record: Record) -> int:
+        """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
+        snapshot = self.driver.usage(record.snapshot) if record.size is None else record.size
+        if record.size is None and not record.mutable and record.twin is None:
+            self.records.update(record.id, size=snapshot)
+        blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
+        return snapshot + sum(blob.size for blob in blobs)
+
+    @contextmanager
+    def giving_up(self, key: str) -> Iterator[None]:
+        """Remove the reserved snapshot `key` if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.driver.remove(key)
+            self.records.forget_snapshot(key)
+            raise
+
+    @contextmanager
+    def read_blob(self, descriptor: Descriptor) -> Iterator[Iterator[bytes]]:
+        """Yield the bytes of a blob of this store in pieces."""
+        with self.blobs.open(descriptor.digest) as file:
+            yield iter(lambda: file.read(PIECE), b"")
+
+    def drop_snapshots(self, keys: Sequence[str]) -> None:
+        """Remove snapshots whose records are gone."""
+        for key in keys:
+            self.driver.remove(key)
+
+
+@contextmanager
+def _opening(root: Path) -> Iterator[None]:
+    """Let one process at a time decide who has the store open."""
+    try:
+        fd = os.open(root / "locks" / "opening", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"cannot be opened: {error.strerror}", where=str(root)) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
