@@ -1,0 +1,225 @@
+"""A repository of an OCI registry as a remote (distribution-spec 1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+from urllib.parse import quote
+
+import msgspec
+
+from shipway import oci
+from shipway.errors import Corrupt, Invalid, Unavailable
+from shipway.oci import Descriptor
+from shipway.refs import Traffic
+from shipway.remotes.registry.auth import Scope
+from shipway.remotes.registry.credentials import Credentials, find_credentials
+from shipway.remotes.registry.download import download
+from shipway.remotes.registry.session import Session
+from shipway.remotes.registry.transport import Limits, Response, resolve
+from shipway.remotes.registry.upload import CHUNK, Upload
+
+_ACCEPT = ", ".join((*oci.MANIFEST_TYPES, *oci.INDEX_TYPES))
+_MAX_TAGS = 16 << 20
+_TAG_PAGE = 1000
+#: Docker Hub's registry is not at the host that its references name.
+_DOCKER_HUB = "docker.io"
+_DOCKER_HUB_REGISTRY = "registry-1.docker.io"
+
+
+class _TagList(msgspec.Struct, frozen=True):
+    tags: tuple[str, ...] | None = None
+
+
+class _Kind(msgspec.Struct, frozen=True, rename="camel"):
+    """What a manifest says it is."""
+
+    media_type: str = ""
+
+
+class RegistryRemote:
+    """One repository of an OCI registry; implements `shipway.remotes.contract.Remote`. Thread-safe."""
+
+    def __init__(
+        self,
+        reference: oci.Reference,
+        *,
+        credentials: Credentials | None = None,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        chunk: int = CHUNK,
+    ) -> None:
+        """Speak to the registry of `reference`; nothing is sent yet.
+
+        Without `credentials` they are looked up when the registry asks for some. Blobs above
+        `chunk` bytes are uploaded in chunks of that size.
+        """
+        host, repository = reference.host, reference.repository
+        if host == _DOCKER_HUB:
+            host = _DOCKER_HUB_REGISTRY
+            repository = repository if "/" in repository else f"library/{repository}"
+        self.name = str(reference.at())
+        self._repository = repository
+        self._chunk = chunk
+        self._session = Session(
+            f"{'http' if reference.insecure else 'https'}://{host}",
+            reference.host,
+            lambda: credentials or find_credentials(reference.host, repository),
+            limits,
+        )
+        self._pull: Scope = frozenset({f"repository:{repository}:pull"})
+        self._push: Scope = frozenset({f"repository:{repository}:pull,push"})
+
+    @property
+    def traffic(self) -> Traffic:
+        """All that this remote has moved so far, authentication and redirects included."""
+        return self._session.traffic.total
+
+    def manifest(self, target: str) -> tuple[Descriptor, bytes]:
+        """Return the manifest or index that a tag or digest names, and its descriptor."""
+        where = self._where(target)
+        with self._session.request(
+            "GET",
+            self._url("manifests", _checked_target(target)),
+            scope=self._pull,
+            accept=(200,),
+            where=where,
+            headers={"accept": _ACCEPT},
+        ) as response:
+            data = response.body(oci.MAX_MANIFEST)
+            digest = oci.sha256(data)
+            stated = response.headers.get("docker-content-digest", "")
+            if stated.startswith("sha256:"):
+                oci.check_match(digest, stated, where)
+            if ":" in target:
+                oci.check_match(digest, target, where)
+            return Descriptor(media_type=_media_type(response, data, where), digest=digest, size=len(data)), data
+
+    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
+        """Store a manifest under its digest, and under `tag`."""
+        where = self._where(tag or descriptor.digest)
+        oci.verify(data, descriptor.digest, descriptor.size, where)
+        with self._session.request(
+            "PUT",
+            self._url("manifests", _checked_target(tag or descriptor.digest)),
+            scope=self._push,
+            accept=(201,),
+            where=where,
+            headers={"content-type": descriptor.media_type, "content-length": str(len(data))},
+            body=data,
+        ) as response:
+            stated = response.headers.get("docker-content-digest", "")
+            if stated.startswith("sha256:"):
+                oci.check_match(stated, descriptor.digest, where)
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there, with the right size."""
+        with self._session.request(
+            "HEAD",
+            self._blob_url(descriptor),
+            scope=self._pull,
+            accept=(200, 404),
+            where=self._where(descriptor.digest),
+        ) as response:
+            return response.status == 200 and response.length in (None, descriptor.size)  # noqa: PLR2004  HTTP's number
+
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
+        return download(
+            self._session,
+            self._blob_url(descriptor),
+            scope=self._pull,
+            where=self._where(descriptor.digest),
+            size=descriptor.size,
+            offset=offset,
+            length=length,
+        )
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        open_blob: Callable[[], BinaryIO],
+        sent: Callable[[int], None] = lambda _: None,
+        *,
+        mount_from: str | None = None,
+    ) -> None:
+        """Upload a blob; whether it is there already is for the caller to ask.
+
+        `mount_from` names another repository of this registry that may have the blob: if so it is
+        taken from there and nothing is sent, if not it is uploaded.
+        """
+        scope, mount = self._push, ""
+        if mount_from is not None:
+            if not oci.is_repository(mount_from):
+                raise Invalid(f"not a repository name: {mount_from[:100]!r}", where=self.name)
+            scope = scope | {f"repository:{mount_from}:pull"}
+            mount = f"?mount={quote(oci.check_digest(descriptor.digest), safe='')}&from={quote(mount_from, safe='')}"
+        Upload(
+            self._session,
+            self._url("blobs", "uploads/"),
+            scope=scope,
+            where=self._where(descriptor.digest),
+            descriptor=descriptor,
+            open_blob=open_blob,
+            sent=sent,
+            chunk=self._chunk,
+        ).run(mount)
+
+    def tags(self) -> Iterator[str]:
+        """Yield the repository's tags, a page at a time."""
+        url: str | None = self._url("tags", f"list?n={_TAG_PAGE}")
+        seen: set[str] = set()
+        while url is not None:
+            if url in seen:
+                raise Unavailable("its pages of tags go round in a circle", where=self.name)
+            seen.add(url)
+            with self._session.request("GET", url, scope=self._pull, accept=(200,), where=self.name) as response:
+                page = oci.decode(response.body(_MAX_TAGS), _TagList, self.name)
+                url = self._next_page(url, response)
+            for tag in page.tags or ():
+                if not oci.is_tag(tag):
+                    raise Corrupt(f"lists a tag that is not one: {tag[:100]!r}", where=self.name)
+                yield tag
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._session.close()
+
+    def _next_page(self, url: str, response: Response) -> str | None:
+        links = response.headers.get("link", "")
+        if 'rel="next"' not in links:
+            return None
+        target = resolve(url, links.partition("<")[2].partition(">")[0])
+        if not self._session.is_here(target):
+            raise Unavailable("its next page of tags is at another host", where=self.name)
+        return target
+
+    def _url(self, kind: str, rest: str) -> str:
+        return self._session.url(f"{self._repository}/{kind}/{rest}")
+
+    def _blob_url(self, descriptor: Descriptor) -> str:
+        return self._url("blobs", oci.check_digest(descriptor.digest, self.name))
+
+    def _where(self, target: str) -> str:
+        return f"{self.name}{'@' if ':' in target else ':'}{target}"
+
+
+def _checked_target(target: str) -> str:
+    """Return a tag or digest as it is; `Invalid` if it is neither."""
+    if ":" in target:
+        return oci.check_digest(target)
+    if not oci.is_tag(target):
+        raise Invalid(f"not a tag: {target[:150]!r}")
+    return target
+
+
+def _media_type(response: Response, data: bytes, where: str) -> str:
+    """Return what kind of manifest this is; header and content must not tell two different stories."""
+    stated = response.headers.get("content-type", "").partition(";")[0].strip()
+    own = oci.decode(data, _Kind, where).media_type
+    known = (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES)
+    if own and stated in known and own != stated:
+        raise Corrupt(f"served as {stated} but says it is {own[:100]!r}", where=where)
+    return own or stated

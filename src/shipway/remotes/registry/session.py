@@ -1,0 +1,122 @@
+"""A conversation with one registry: requests with authentication, retries and typed errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+
+from shipway.remotes.registry.auth import Authenticator, Scope
+from shipway.remotes.registry.credentials import Credentials
+from shipway.remotes.registry.errors import MAX_ERROR_BODY, Transient, refusal
+from shipway.remotes.registry.transport import Body, Limits, Origin, Response, Transport, overload
+from shipway.remotes.traffic import TrafficCounter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """All there is to one request; see `Session.request`."""
+
+    method: str
+    url: str
+    scope: Scope
+    accept: Collection[int]
+    where: str
+    headers: Mapping[str, str]
+    body: Body | None
+
+
+class Session:
+    """Speaks to the registry at `base`; thread-safe."""
+
+    def __init__(self, base: str, host: str, find: Callable[[], Credentials | None], limits: Limits) -> None:
+        """Speak to the URL `base` of the registry called `host` in messages; `find` looks up its credentials."""
+        self.host = host
+        self.limits = limits
+        self.traffic = TrafficCounter()
+        self._base = base
+        self._origin = Origin.of(base)
+        self._transport = Transport(limits, self.traffic)
+        self._auth = Authenticator(base, host, self._transport, find)
+
+    def url(self, path: str) -> str:
+        """Return the URL of a path below the registry's `/v2/`."""
+        return f"{self._base}/v2/{path}"
+
+    def is_here(self, url: str) -> bool:
+        """Whether a URL is the registry's own."""
+        return Origin.of(url) == self._origin
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        scope: Scope,
+        accept: Collection[int],
+        where: str,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        retry: bool = True,
+    ) -> Response:
+        """Return the answer if its status is among `accept`; else raise what it means.
+
+        `where` names the thing that is asked for, in messages. With `retry` the request is
+        repeated after failures that may pass, so it has to be one that can be repeated.
+        """
+        request = _Request(method, url, scope, accept, where, headers or {}, body)
+        return self.retrying(lambda: self._once(request)) if retry else self._once(request)
+
+    def retrying(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns, calling again, after growing pauses, while it raises `Transient`."""
+        limits = self.limits
+        for attempt in stamina.retry_context(
+            on=self._pause,
+            attempts=limits.attempts,
+            timeout=None,
+            wait_initial=limits.wait,
+            wait_max=limits.longest_wait,
+            wait_jitter=limits.wait / 2,
+        ):
+            with attempt:
+                return call()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, error: Exception) -> bool | float:
+        """Say whether, or after how many seconds, to try again."""
+        if not isinstance(error, Transient):
+            return False
+        if error.after is None:
+            return True
+        return error.after if error.after <= self.limits.longest_wait else False
+
+    def _once(self, request: _Request) -> Response:
+        own = self.is_here(request.url)
+        authorization = self._auth.header(request.scope) if own else ""
+        response = self._send(request, authorization)
+        if response.status == 401 and own and response.origin == self._origin:  # noqa: PLR2004  HTTP's number
+            challenges = response.headers.getlist("www-authenticate")
+            response.close()
+            authorization = self._auth.answer(challenges, request.scope, authorization)
+            response = self._send(request, authorization)
+            if response.status == 401:  # noqa: PLR2004  HTTP's number
+                response.close()
+                raise self._auth.refused(request.scope)
+        if response.status in request.accept:
+            return response
+        with response:
+            if error := overload(response):
+                raise error
+            answer = response.excerpt(MAX_ERROR_BODY)
+            raise refusal(response.status, answer, where=request.where, host=self.host, authorization=authorization)
+
+    def _send(self, request: _Request, authorization: str) -> Response:
+        return self._transport.send(request.method, request.url, request.headers, request.body, authorization)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._transport.close()
