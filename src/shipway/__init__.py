@@ -1,40 +1,48 @@
-"""Shipway: build caches as refs that can be mounted, changed, committed and moved."""
+"""Shipway: build caches as refs that can be mounted, changed, committed and moved.
 
-from shipway.cache import Cache, KeyRecord
-from shipway.errors import (
-    Corrupt,
-    DigestMismatch,
-    Invalid,
-    Locked,
-    NoSpace,
-    NotFound,
-    RepositoryNotFound,
-    ShipwayError,
-    SizeMismatch,
-    Truncated,
-    Unauthorized,
-    Unavailable,
-    UnknownMediaType,
-    UnsafeEntry,
-)
-from shipway.progress import Progress, ProgressCallback
-from shipway.refs import (
-    CachePolicy,
-    Extractable,
-    Extracted,
-    ImmutableRef,
-    LocalImmutableRef,
-    Metadata,
-    Mount,
-    Mountable,
-    MutableRef,
-    Pushed,
-    RecordType,
-    Ref,
-    RemoteImmutableRef,
-    Traffic,
-    UsageRecord,
-)
+The names below are the public face. They are imported when first used, so that
+the command line starts fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shipway.cache import Cache, KeyRecord
+    from shipway.errors import (
+        Corrupt,
+        DigestMismatch,
+        Invalid,
+        Locked,
+        NoSpace,
+        NotFound,
+        RepositoryNotFound,
+        ShipwayError,
+        SizeMismatch,
+        Truncated,
+        Unauthorized,
+        Unavailable,
+        UnknownMediaType,
+        UnsafeEntry,
+    )
+    from shipway.progress import Progress, ProgressCallback
+    from shipway.refs import (
+        CachePolicy,
+        Extractable,
+        Extracted,
+        ImmutableRef,
+        LocalImmutableRef,
+        Metadata,
+        Mount,
+        Mountable,
+        MutableRef,
+        Pushed,
+        RecordType,
+        Ref,
+        RemoteImmutableRef,
+        Traffic,
+        UsageRecord,
+    )
 
 __version__ = "0.1.0"
 
@@ -74,3 +82,20 @@ __all__ = [
     "UsageRecord",
     "__version__",
 ]
+
+_MODULES = ("errors", "progress", "refs", "cache")
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name, imported from the module that defines it."""
+    if name in __all__:
+        for module in _MODULES:
+            found = getattr(import_module(f"shipway.{module}"), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module 'shipway' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
