@@ -40,9 +40,10 @@ def test_what_is_not_kept_leaves_nothing(blobs: Blobs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "error"), [(8, Truncated), (6, SizeMismatch)])
 def test_a_blob_of_another_size_is_refused(blobs: Blobs, tmp_path: Path, size: int, error: type[Exception]) -> None:
-    with blobs.ingest() as ingest, pytest.raises(error, match="sha256:"):
+    with blobs.ingest() as ingest:
         ingest.write(b"content")
-        blobs.keep(ingest, describe(b"content", size))
+        with pytest.raises(error, match="sha256:"):
+            blobs.keep(ingest, describe(b"content", size))
     assert os.listdir(tmp_path / "ingest") == os.listdir(tmp_path / "blobs/sha256") == []
 
 
