@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shipway.errors import Corrupt, UnsafeEntry
-from shipway.trees.entry import Entry
+from shipway.trees.entry import Entry, Kind
 from shipway.trees.merged import MergedTree
 
 
@@ -84,6 +84,10 @@ def test_an_opaque_directory_hides_what_is_below_it_and_keeps_itself() -> None:
     kept = tree.get("a")
     assert kept is not None
     assert kept.mode == 0o700
+
+
+def test_overlayfs_own_mark_for_a_removed_name_is_a_whiteout() -> None:
+    assert paths([directory("a"), regular("a/x")], [Entry(path="a", kind="char")]) == set()
 
 
 def test_an_opaque_root_hides_all_lower_layers() -> None:
@@ -207,31 +211,32 @@ def test_a_very_deep_path_is_no_problem() -> None:
 # A slow and plain statement of the same rules: a dict of paths, searched by prefix.
 
 
+def _drop(tree: dict[str, str], path: str, *, below_only: bool = False) -> None:
+    for other in [other for other in tree if other.startswith(path + "/") or (other == path and not below_only)]:
+        del tree[other]
+
+
 def _naive(layers: Sequence[Sequence[Entry]]) -> dict[str, str]:
     tree: dict[str, str] = {}
-
-    def drop(path: str, *, below_only: bool = False) -> None:
-        for other in [other for other in tree if other.startswith(path + "/") or (other == path and not below_only)]:
-            del tree[other]
-
     for layer in layers:
+        marks = [entry for entry in layer if entry.kind in ("whiteout", "opaque")]
+        for entry in marks:
+            _drop(tree, entry.path, below_only=entry.kind == "opaque")
         for entry in layer:
-            if entry.kind in ("whiteout", "opaque"):
-                drop(entry.path, below_only=entry.kind == "opaque")
-        for entry in layer:
-            if entry.kind in ("whiteout", "opaque"):
+            if entry in marks:
                 continue
             parts = entry.path.split("/")
-            for depth in range(1, len(parts)):
-                above = "/".join(parts[:depth])
+            for above in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
                 if not tree.get(above, "").startswith("dir"):
                     tree[above] = "dir 755"
             if entry.kind != "dir" or not tree.get(entry.path, "").startswith("dir"):
-                drop(entry.path)
+                _drop(tree, entry.path)
             tree[entry.path] = f"dir {entry.mode:o}" if entry.kind == "dir" else f"{entry.kind} {entry.uid}"
     return tree
 
 
+_KINDS: list[Kind] = ["dir", "reg", "fifo", "whiteout", "opaque"]
+_kinds = st.sampled_from(_KINDS)
 _paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
 
 
@@ -239,10 +244,10 @@ _paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
 def _layers(draw: st.DrawFn) -> list[list[Entry]]:
     layers = []
     for number in range(draw(st.integers(1, 4))):
-        kinds = draw(st.dictionaries(_paths, st.sampled_from(["dir", "reg", "fifo", "whiteout", "opaque"]), max_size=8))
+        kinds = draw(st.dictionaries(_paths, _kinds, max_size=8))
         solid = {path for path, kind in kinds.items() if kind in ("reg", "fifo")}
         layer = [
-            Entry(path=path, kind=kind, mode=0o700 + number if kind == "dir" else 0, uid=number)  # type: ignore[arg-type]  drawn from Kind
+            Entry(path=path, kind=kind, mode=0o700 + number if kind == "dir" else 0, uid=number)
             for path, kind in kinds.items()
             if not any(path.startswith(other + "/") for other in solid)
         ]

@@ -68,9 +68,10 @@ class MergedTree:
     def _apply(self, number: int, layer: Iterable[Entry]) -> None:
         brought: list[Entry] = []
         for entry in layer:
-            if entry.kind == "whiteout":
+            kind = entry.kind
+            if kind == "whiteout" or (kind == "char" and entry.dev == (0, 0)):  # overlayfs' own whiteout
                 self._remove(entry.path)
-            elif entry.kind == "opaque":
+            elif kind == "opaque":
                 self._empty(entry.path)
             else:
                 brought.append(entry)
