@@ -15,7 +15,7 @@ from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle, RemoteHandle
 from shipway.importing import import_tree
 from shipway.local import usage
-from shipway.local.records import NewRecord
+from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.oci import Reference, key_tag
 from shipway.progress import ProgressCallback

@@ -12,7 +12,7 @@ from typing import Self
 
 from shipway import oci
 from shipway.errors import Invalid, Locked
-from shipway.local.records import Record
+from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Reference
 from shipway.progress import ProgressCallback

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from shipway.local.records import NewRecord, Record
+from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.progress import Progress, ProgressCallback
 from shipway.trees.diff import changes

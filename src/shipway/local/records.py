@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,43 +18,9 @@ import msgspec
 from shipway.errors import Invalid, Locked, NotFound
 from shipway.local.database import Database
 from shipway.local.leases import Leases
-from shipway.refs import CachePolicy, RecordType
+from shipway.local.rows import COLUMNS, NewRecord, Record, delete, insert, read_row
+from shipway.refs import CachePolicy
 from shipway.snapshots.mount import is_mountpoint
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `records` and its parents. Times are nanoseconds since 1970."""
-
-    id: str
-    mutable: bool
-    twin: str | None
-    snapshot: str
-    diff_id: str | None
-    chain_id: str | None
-    policy: CachePolicy
-    record_type: RecordType
-    description: str
-    labels: dict[str, str]
-    created: int
-    last_used: int | None
-    usage_count: int
-    size: int | None
-    parents: tuple[str, ...]
-
-
-class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller may say about a record that is to be made."""
-
-    policy: CachePolicy = CachePolicy.DEFAULT
-    record_type: RecordType = RecordType.REGULAR
-    description: str = ""
-    labels: dict[str, str] = {}
-
-
-_COLUMNS = (
-    "id, mutable, twin, snapshot, diff_id, chain_id, policy, record_type, description, labels,"
-    " created, last_used, usage_count, size"
-)
 
 
 class Records:
@@ -95,8 +61,8 @@ class Records:
         with self._database.write() as db:  # a transaction, so that both queries see one state
             for record, parent in db.execute("SELECT record, parent FROM parents ORDER BY record, position"):
                 parents.setdefault(record, []).append(parent)
-            rows = db.execute(f"SELECT {_COLUMNS} FROM records ORDER BY created, id").fetchall()  # noqa: S608  constant columns
-        return [_record(row, parents.get(row[0], ())) for row in rows]
+            rows = db.execute(f"SELECT {COLUMNS} FROM records ORDER BY created, id").fetchall()  # noqa: S608  constant columns
+        return [read_row(row, parents.get(row[0], ())) for row in rows]
 
     def chain(self, record: Record) -> list[Record]:
         """Return the records from the base to `record` itself."""
@@ -106,11 +72,11 @@ class Records:
         return chain[::-1]
 
     def _first(self, condition: str, value: str) -> Record | None:
-        rows = self._database.read(f"SELECT {_COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
+        rows = self._database.read(f"SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
         if not rows:
             return None
         parents = self._database.read("SELECT parent FROM parents WHERE record = ? ORDER BY position", rows[0][0])
-        return _record(rows[0], [parent for (parent,) in parents])
+        return read_row(rows[0], [parent for (parent,) in parents])
 
     # Making and changing
 
@@ -184,7 +150,7 @@ class Records:
             if self._is_held(db, record_id) or (record.twin is not None and self._is_held(db, record.twin)):
                 raise Locked("is held by somebody else", where=record_id, todo="wait until they release it")
             if record.twin is not None:
-                _delete(db, record.twin)
+                delete(db, record.twin)
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (record_id,))
             self._hold(db, record_id)
         return self.get(record_id)
@@ -212,7 +178,7 @@ class Records:
                 last_used=None,
                 usage_count=0,
             )
-            _insert(db, twin)
+            insert(db, twin)
             db.execute("UPDATE records SET twin = ? WHERE id = ?", (twin_id, mutable_id))
             db.execute("DELETE FROM holds WHERE record = ?", (mutable_id,))
             self._hold(db, twin_id)
@@ -223,7 +189,7 @@ class Records:
         with self._database.write() as db:
             record = self.get(immutable_id)
             if record.twin is not None:
-                _delete(db, record.twin)
+                delete(db, record.twin)
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (immutable_id,))
 
     def update(self, record_id: str, **columns: Any) -> None:
@@ -312,7 +278,7 @@ class Records:
             return []
         if self._is_held(db, record_id):
             return []
-        _delete(db, record_id)
+        delete(db, record_id)
         return [record.snapshot]
 
     # Mounts that outlive us
@@ -350,7 +316,7 @@ class Records:
                 if self._is_held(db, one):
                     raise Locked("is in use", where=record_id, todo="release it first")
             for one in pair:
-                _delete(db, one)
+                delete(db, one)
         return [record.snapshot]
 
     def drop_broken(self, existing: Iterable[str]) -> list[str]:
@@ -363,12 +329,12 @@ class Records:
             on_disk = set(existing)
             broken = [record_id for record_id, snapshot in rows if snapshot not in on_disk]
             for record_id in broken:
-                _delete(db, record_id)
+                delete(db, record_id)
             while orphans := db.execute(
                 "SELECT record FROM parents WHERE parent NOT IN (SELECT id FROM records)"
             ).fetchall():
                 for (record_id,) in orphans:
-                    _delete(db, record_id)
+                    delete(db, record_id)
                     broken.append(record_id)
             # A twin without its other half: the immutable one stands by itself, the mutable one can be taken again.
             db.execute("UPDATE records SET twin = NULL WHERE twin NOT IN (SELECT id FROM records)")
@@ -383,60 +349,6 @@ class Records:
         """Return every snapshot key that belongs to a record or is being made."""
         rows = self._database.read("SELECT snapshot FROM records UNION SELECT snapshot FROM pending")
         return {row[0] for row in rows}
-
-
-def _insert(db: sqlite3.Connection, record: Record) -> None:
-    db.execute(
-        f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
-        (
-            record.id,
-            record.mutable,
-            record.twin,
-            record.snapshot,
-            record.diff_id,
-            record.chain_id,
-            record.policy,
-            record.record_type,
-            record.description,
-            msgspec.json.encode(record.labels).decode(),
-            record.created,
-            record.last_used,
-            record.usage_count,
-            record.size,
-        ),
-    )
-    db.executemany(
-        "INSERT INTO parents VALUES (?, ?, ?)",
-        [(record.id, position, parent) for position, parent in enumerate(record.parents)],
-    )
-
-
-def _delete(db: sqlite3.Connection, record_id: str) -> None:
-    db.execute("DELETE FROM records WHERE id = ?", (record_id,))
-    db.execute("DELETE FROM parents WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM holds WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM tags WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM manifests WHERE record = ?", (record_id,))
-
-
-def _record(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
-    return Record(
-        id=row[0],
-        mutable=bool(row[1]),
-        twin=row[2],
-        snapshot=row[3],
-        diff_id=row[4],
-        chain_id=row[5],
-        policy=CachePolicy(row[6]),
-        record_type=RecordType(row[7]),
-        description=row[8],
-        labels=msgspec.json.decode(row[9], type=dict[str, str]),
-        created=row[10],
-        last_used=row[11],
-        usage_count=row[12],
-        size=row[13],
-        parents=tuple(parents),
-    )
 
 
 def _base36(number: int) -> str:

@@ -22,7 +22,8 @@ from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
 from shipway.local.leases import Leases
-from shipway.local.records import NewRecord, Record, Records
+from shipway.local.records import Records
+from shipway.local.rows import NewRecord, Record
 from shipway.local.tags import Tags
 from shipway.oci import Descriptor
 from shipway.snapshots.choose import open_driver

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from shipway.errors import Locked, NotFound
-from shipway.local.records import Record
+from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.refs import UsageRecord
 

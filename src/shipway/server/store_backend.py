@@ -15,7 +15,7 @@ from shipway import oci
 from shipway.cache import Cache
 from shipway.errors import Invalid, NotFound
 from shipway.local.blobs import Ingest
-from shipway.local.records import Record
+from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import DEFAULT_REPOSITORY, Descriptor
 from shipway.transfer.images import Document, Image, check_diff_ids, parse_config, parse_manifest

@@ -18,7 +18,7 @@ from shipway import oci
 from shipway.errors import NotFound, ShipwayError
 from shipway.layers.unpack import unpack
 from shipway.local.blobs import Ingest
-from shipway.local.records import NewRecord, Record
+from shipway.local.rows import NewRecord, Record
 from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -61,8 +61,10 @@ def pull(
 ) -> Record:
     """Copy an image into the store and return its record, held once.
 
-    Layers whose blob is in the store already are not fetched; without a `remote` all must be. Raises what the remote raises, and `Corrupt` and its kinds for a layer that is not what
-    the manifest says. Layers that had arrived whole by then stay, unused.
+    Layers whose blob is in the store already are not fetched; without a `remote`
+    all must be. Raises what the remote raises, and `Corrupt` and its kinds for a
+    layer that is not what the manifest says. Layers that had arrived whole by then
+    stay, unused.
     """
     stop = threading.Event()
     pulls: list[_Pull] = []

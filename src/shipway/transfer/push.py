@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from shipway import oci
 from shipway.layers.pack import pack
-from shipway.local.records import Record
+from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback

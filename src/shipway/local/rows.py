@@ -1,0 +1,103 @@
+"""The rows of `records` and their parents, as values."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shipway.refs import CachePolicy, RecordType
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `records` and its parents. Times are nanoseconds since 1970."""
+
+    id: str
+    mutable: bool
+    twin: str | None
+    snapshot: str
+    diff_id: str | None
+    chain_id: str | None
+    policy: CachePolicy
+    record_type: RecordType
+    description: str
+    labels: dict[str, str]
+    created: int
+    last_used: int | None
+    usage_count: int
+    size: int | None
+    parents: tuple[str, ...]
+
+
+class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller may say about a record that is to be made."""
+
+    policy: CachePolicy = CachePolicy.DEFAULT
+    record_type: RecordType = RecordType.REGULAR
+    description: str = ""
+    labels: dict[str, str] = {}
+
+
+COLUMNS = (
+    "id, mutable, twin, snapshot, diff_id, chain_id, policy, record_type, description, labels,"
+    " created, last_used, usage_count, size"
+)
+
+
+def insert(db: sqlite3.Connection, record: Record) -> None:
+    """Add a record and its parents."""
+    db.execute(
+        f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
+        (
+            record.id,
+            record.mutable,
+            record.twin,
+            record.snapshot,
+            record.diff_id,
+            record.chain_id,
+            record.policy,
+            record.record_type,
+            record.description,
+            msgspec.json.encode(record.labels).decode(),
+            record.created,
+            record.last_used,
+            record.usage_count,
+            record.size,
+        ),
+    )
+    db.executemany(
+        "INSERT INTO parents VALUES (?, ?, ?)",
+        [(record.id, position, parent) for position, parent in enumerate(record.parents)],
+    )
+
+
+def delete(db: sqlite3.Connection, record_id: str) -> None:
+    """Remove a record and all that is about it alone: holds, the tags that name it, its manifests."""
+    db.execute("DELETE FROM records WHERE id = ?", (record_id,))
+    db.execute("DELETE FROM parents WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM holds WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM tags WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM manifests WHERE record = ?", (record_id,))
+
+
+def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
+    """Return the record of a row of `COLUMNS`."""
+    return Record(
+        id=row[0],
+        mutable=bool(row[1]),
+        twin=row[2],
+        snapshot=row[3],
+        diff_id=row[4],
+        chain_id=row[5],
+        policy=CachePolicy(row[6]),
+        record_type=RecordType(row[7]),
+        description=row[8],
+        labels=msgspec.json.decode(row[9], type=dict[str, str]),
+        created=row[10],
+        last_used=row[11],
+        usage_count=row[12],
+        size=row[13],
+        parents=tuple(parents),
+    )
