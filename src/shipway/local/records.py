@@ -115,7 +115,7 @@ class Records:
             if parent is not None and db.execute("SELECT 1 FROM records WHERE id = ?", (parent,)).fetchone() is None:
                 raise NotFound("the parent is gone", where=parent)
             db.execute("DELETE FROM pending WHERE snapshot = ?", (snapshot,))
-            _insert(
+            insert(
                 db,
                 Record(
                     id=record_id,

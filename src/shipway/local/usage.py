@@ -27,7 +27,9 @@ def disk_usage(store: Store) -> list[UsageRecord]:
     records = store.records.all()
     sharing = Counter(record.diff_id for record in records if record.diff_id and not record.mutable)
     return [
-        _usage(store, record, in_use=record.id in in_use, shared=sharing[record.diff_id] > 1)
+        _usage(
+            store, record, in_use=record.id in in_use, shared=record.diff_id is not None and sharing[record.diff_id] > 1
+        )
         for record in records
         if _is_visible(record, in_use)
     ]
