@@ -119,8 +119,6 @@ def test_missing_parent_directories_are_made() -> None:
     tree = MergedTree([[regular("a/b/c")]])
     made = tree.get("a/b")
     assert made == Entry(path="a/b", kind="dir", mode=0o755)
-    assert tree.layer_of("a/b") == -1
-    assert tree.layer_of("a/b/c") == 0
 
 
 def test_missing_parents_are_taken_from_lower_layers() -> None:
@@ -169,8 +167,14 @@ def test_a_hard_link_to_a_lower_layer_keeps_that_file_whatever_upper_layers_do_t
     linked = tree.get("h")
     assert linked is not None
     assert linked.uid == 1
-    assert tree.layer_of("h") == 0
+    assert tree.origin_of(linked) == (0, "t")
     assert tree.get("t") is None
+
+
+def test_the_origin_of_a_file_is_the_layer_and_path_its_content_came_by() -> None:
+    tree = MergedTree([[regular("a"), regular("b")], [regular("a"), hardlink("c", "b"), hardlink("d", "c")]])
+    origins = {path: tree.origin_of(entry) for path in "abcd" if (entry := tree.get(path))}
+    assert origins == {"a": (1, "a"), "b": (0, "b"), "c": (0, "b"), "d": (0, "b")}
 
 
 def test_a_hard_link_that_takes_its_targets_directorys_place_keeps_the_file() -> None:

@@ -40,7 +40,7 @@ class MergedTree:
         self._layers: dict[str, int] = {"": -1}
         self._children: dict[str, dict[str, None]] = {"": {}}
         self._sorted: dict[str, list[str]] = {}
-        self._inodes = 0
+        self._origins: dict[int, tuple[int, str]] = {}
         for number, layer in enumerate(layers):
             self._apply(number, layer)
 
@@ -55,12 +55,14 @@ class MergedTree:
             names = self._sorted[path] = sorted(self._children.get(path, ()), key=name_key)
         return names
 
-    def layer_of(self, path: str) -> int:
-        """Return which layer, from 0 for the base, holds the content of what is at `path`.
+    def origin_of(self, entry: Entry) -> tuple[int, str]:
+        """Return which layer holds the content of a file of this tree, and under what path there.
 
-        For a directory that no layer lists it is -1. Raises `KeyError` for what is not in the tree.
+        Layers count from 0 for the base. Path and entry differ for the further names of a file.
         """
-        return self._layers[path]
+        if entry.inode:
+            return self._origins[entry.inode]
+        return self._layers[entry.path], entry.path
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,10 +116,11 @@ class MergedTree:
             raise Corrupt(
                 f"{link.path[:200]!r} is a hard link to {what}, {link.link[:200]!r}", where=self._layer_name(number)
             )
+        holder = self._layers[target.path]
         if not target.inode:
-            self._inodes += 1
-            target = self._entries[link.link] = replace(target, inode=self._inodes)
-        return replace(target, path=link.path), self._layers[link.link]
+            target = self._entries[target.path] = replace(target, inode=len(self._origins) + 1)
+            self._origins[target.inode] = (holder, target.path)
+        return replace(target, path=link.path), holder
 
     def _make_directory(self, number: int, path: str) -> dict[str, None]:
         """Make the directory `path` and those above it that are lacking; return its names."""

@@ -1,0 +1,49 @@
+"""Which ranges of a blob to ask for, given the pieces of it that are needed.
+
+The cost of reading is taken to be that of its bytes plus, for each request, that of
+`REQUEST_COST` bytes more. A registry of moderate speed (docker-registry 2.8) answers some 430 small ranges
+a second and one stream at several hundred MB/s, which puts a request at about as much as a megabyte; over
+a distant link a round trip of 20 ms at 200 Mbit/s makes it half of that. So a gap between two needed
+pieces is read and thrown away while it costs less than asking again would, and when most of the way through
+a blob would be read in ranges it is read in one go: servers, caches and proxies do that best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+REQUEST_COST = 512 << 10
+"""What a request costs, in bytes; the largest gap that is read rather than skipped."""
+
+WHOLE_SHARE = 3
+"""If more than one part in this many of a blob would be read, one range spans all that is needed."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Range:
+    """The bytes of a blob from `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """How many bytes it is."""
+        return self.end - self.start
+
+
+def plan(needed: Iterable[Range], blob_size: int) -> list[Range]:
+    """Return disjoint ranges, in order, that cover all that is needed of a blob of `blob_size` bytes.
+
+    Neighbours are more than `REQUEST_COST` apart. What is needed may overlap; empty ranges count for nothing.
+    """
+    ranges: list[Range] = []
+    for piece in sorted(piece for piece in needed if piece.length > 0):
+        if ranges and piece.start - ranges[-1].end <= REQUEST_COST:
+            ranges[-1] = Range(ranges[-1].start, max(ranges[-1].end, piece.end))
+        else:
+            ranges.append(piece)
+    if sum(piece.length for piece in ranges) * WHOLE_SHARE > blob_size:
+        return [Range(ranges[0].start, ranges[-1].end)]
+    return ranges
