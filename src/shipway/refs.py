@@ -137,7 +137,7 @@ class Metadata(Protocol):
         """How often a hold on it was let go."""
 
 
-class Ref(AbstractContextManager["Ref"], Protocol):
+class Ref(Protocol):
     """A hold on a tree. Leaving its `with` block releases it."""
 
     @property

@@ -1,1 +1,1 @@
-"""The command line: one module a group of commands, no logic."""
+"""The command line: one module for each group of commands, no logic of its own."""

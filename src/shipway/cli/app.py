@@ -1,0 +1,120 @@
+"""The program: global options, the commands, and how it fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from shipway import __version__
+from shipway.cli import demonstration, documents, files, keys, mounts, moving, records, serving, space
+from shipway.cli.session import Session
+from shipway.cli.text import visible
+from shipway.errors import Invalid, NoSpace, ShipwayError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+TERMINATED = 143
+
+
+app = App(
+    name="shipway",
+    help="Build caches as refs: commit, mount, move and take files out of file-system trees.",
+    version=__version__,
+    default_parameter=Parameter(negative=(), show_default=False),
+    result_action="return_value",
+)
+app.meta.group_parameters = Group("Global options")
+app.command(records.commit)
+app.command(records.ls)
+app.command(records.show)
+app.command(files.files)
+app.command(files.cat)
+app.command(files.extract)
+app.command(mounts.mount)
+app.command(mounts.umount)
+app.command(moving.push)
+app.command(moving.pull)
+app.command(keys.app)
+app.command(space.du)
+app.command(space.prune)
+app.command(serving.serve)
+app.command(demonstration.demo)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    root: Annotated[Path | None, Parameter(env_var="SHIPWAY_ROOT")] = None,
+    driver: str = "auto",
+    remote: Annotated[tuple[str, ...], Parameter(env_var="SHIPWAY_REMOTES", consume_multiple=False)] = (),
+    json: bool = False,
+) -> Any:
+    """Run one command.
+
+    Args:
+        tokens: The command and its arguments.
+        root: The store's directory; ~/.local/share/shipway by default.
+        driver: How trees are kept: overlay, native, or auto.
+        remote: Where to look keys up that are not here; may be repeated.
+        json: Print one JSON document instead of text.
+    """
+    command, bound, ignored = app.parse_args(tokens, print_error=False, exit_on_error=False)
+    filled = {"session": Session(root, driver, remote, json)} if "session" in ignored else {}
+    return command(*bound.args, **bound.kwargs, **filled)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program with `argv` (by default the process's own) and return its exit code.
+
+    The codes are listed in docs/reference/cli.md.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app.meta(arguments, print_error=False, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return fail(Invalid(" ".join(str(error).split()), todo="see `shipway --help`"), as_json=as_json)
+    except ShipwayError as error:
+        return fail(error, as_json=as_json)
+    except KeyboardInterrupt:
+        sys.stderr.write("shipway: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _give_up_stdout()
+        return BROKEN_PIPE
+    except OSError as error:
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ShipwayError
+        return fail(kind(error.strerror or str(error), where=str(error.filename or "")), as_json=as_json)
+    return 0
+
+
+def fail(error: ShipwayError, *, as_json: bool) -> int:
+    """Print an error on standard error, as one line or as JSON, and return the exit code it stands for."""
+    if as_json:
+        from json import dumps  # noqa: PLC0415  only a failing run pays for it
+
+        sys.stderr.write(dumps(documents.error(error)) + "\n")
+    else:
+        sys.stderr.write(f"shipway: {visible(str(error))}\n")
+    return error.exit_code
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # An exception, so that `with` and `finally` clean up as they do on Ctrl-C.
+    raise SystemExit(TERMINATED)
+
+
+def _give_up_stdout() -> None:
+    # The interpreter flushes stdout once more when it exits; that must not fail again.
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())

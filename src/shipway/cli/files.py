@@ -1,0 +1,127 @@
+"""files, cat, extract: what is in a ref, wherever its bytes are."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from shipway.cli import documents, naming, text
+from shipway.cli.progress import shown
+from shipway.cli.session import InSession
+from shipway.errors import Invalid
+from shipway.trees.entry import Buffer, Content, Entry, OpenFile, Tree, join
+from shipway.trees.select import resolve
+
+PIECE = 1 << 20
+
+
+def files(
+    ref: str,
+    path: str = "/",
+    /,
+    *,
+    long: Annotated[bool, Parameter(alias="-l")] = False,
+    session: InSession,
+) -> None:
+    """List the files of a ref, with all that is below a directory.
+
+    Args:
+        ref: An id, a unique prefix of one, key:NAME, or oci://…
+        path: Where to begin; symlinks on the way are followed inside the tree.
+        long: Show mode, owner, size and time too.
+    """
+    with session.open() as cache, naming.any_ref(cache, ref) as found, naming.tree_of(found) as tree:
+        entries = _below(tree, resolve(tree, path))
+        line = text.long_line if long else _path_line
+        session.show(map(documents.entry, entries), map(line, entries))
+
+
+def _path_line(entry: Entry) -> str:
+    return "/" + text.visible(entry.path)
+
+
+def _below(tree: Tree, top: str) -> Iterator[Entry]:
+    todo = [top]
+    while todo:
+        entry = tree.get(path := todo.pop())
+        if entry is not None:
+            yield entry
+            if entry.is_dir:
+                todo += (join(path, name) for name in reversed(tree.names(path)))
+
+
+def cat(ref: str, path: str, /, *, session: InSession) -> None:
+    """Write the content of a file to standard output.
+
+    Args:
+        ref: An id, a unique prefix of one, key:NAME, or oci://…
+        path: The file; symlinks are followed inside the tree.
+    """
+    with session.open() as cache, naming.any_ref(cache, ref) as found, naming.tree_of(found) as tree:
+        entry = tree.get(resolve(tree, path))
+        if entry is None or not entry.is_file:
+            raise Invalid("is not a regular file", where=path)
+        for _, content in tree.read([entry]):
+            if session.json:
+                session.show(_content_document(entry, b"".join(_pieces(content))), [])
+            else:
+                for piece in _pieces(content):
+                    sys.stdout.buffer.write(piece)
+
+
+def _pieces(content: Content) -> Iterator[Buffer]:
+    if isinstance(content, OpenFile):
+        while piece := os.read(content.fd, PIECE):
+            yield piece
+    elif isinstance(content, bytes | bytearray | memoryview):
+        yield content
+    else:
+        for part in content:
+            if isinstance(part, int):
+                for start in range(0, part, PIECE):
+                    yield bytes(min(PIECE, part - start))
+            else:
+                yield part
+
+
+def _content_document(entry: Entry, content: bytes) -> documents.Document:
+    document = {"path": "/" + entry.path, "size": len(content)}
+    try:
+        return document | {"encoding": "utf-8", "content": content.decode()}
+    except UnicodeDecodeError:
+        return document | {"encoding": "base64", "content": base64.b64encode(content).decode()}
+
+
+def extract(
+    ref: str,
+    dest: Path,
+    /,
+    *src: Annotated[str, Parameter(name="SRC")],
+    parents: bool = False,
+    wildcard: bool = False,
+    session: InSession,
+) -> None:
+    """Copy files out of a ref, as `cp -a` does; of a remote one, only what is needed moves.
+
+    Args:
+        ref: An id, a unique prefix of one, key:NAME, or oci://…
+        dest: The directory that they land in.
+        src: Paths in the tree; everything if there are none.
+        parents: Keep the whole path of each source below DEST.
+        wildcard: Sources are patterns: *, ?, […] and **.
+    """
+    with session.open() as cache, naming.any_ref(cache, ref) as found, shown(session) as progress:
+        done = found.extract(dest, *src, parents=parents, wildcard=wildcard, progress=progress)
+        what = f"extracted {text.plural(done.entries, 'entry', 'entries')}, {text.size(done.size)}"
+        moved = f", moved {text.size(done.traffic.received)} of {text.size(found.size())}"
+        lines = [what + (moved if done.traffic.requests else "")]
+    session.show(asdict(done), lines)
+    for path in done.skipped:
+        sys.stderr.write(f"shipway: {text.visible(path)}: skipped, making a device needs privileges\n")

@@ -1,0 +1,45 @@
+"""push, pull: between this store and others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from shipway.cli import naming, text
+from shipway.cli.progress import shown
+from shipway.cli.session import InSession
+from shipway.errors import Invalid
+from shipway.refs import Pushed, RemoteImmutableRef
+
+
+def push(ref: str, reference: str, /, *, session: InSession) -> None:
+    """Copy a ref, as an OCI image, to a registry or another worker; only what is lacking there moves.
+
+    Args:
+        ref: An id, a unique prefix of one, or key:NAME.
+        reference: Where to: oci://host[:port]/repository[:tag].
+    """
+    with session.open() as cache, naming.local_ref(cache, ref) as local, shown(session) as progress:
+        pushed = cache.push(local, reference, progress=progress)
+    session.show(asdict(pushed), [_line(pushed)])
+
+
+def _line(pushed: Pushed) -> str:
+    layers = f"{pushed.layers_moved} of {text.plural(pushed.layers, 'layer')} moved"
+    return f"{pushed.digest}  {pushed.reference}  {layers}, {text.size(pushed.traffic.sent)} sent"
+
+
+def pull(reference: str, /, *, session: InSession) -> None:
+    """Copy an image into the store, and print the id of its ref.
+
+    Args:
+        reference: oci://host[:port]/repository[:tag][@digest], or key:NAME.
+    """
+    if "://" not in reference and not reference.startswith(naming.KEY):
+        raise Invalid("not a reference", where=reference, todo="write oci://host[:port]/repository[:tag] or key:NAME")
+    with session.open() as cache, naming.any_ref(cache, reference) as found, shown(session) as progress:
+        if not isinstance(found, RemoteImmutableRef):
+            session.show({"id": found.id, "reference": None, "size": found.size()}, [found.id])
+            return
+        with found.pull(progress=progress) as local:
+            document = {"id": local.id, "reference": found.id, "size": local.size()}
+    session.show(document, [local.id])

@@ -1,0 +1,119 @@
+"""commit, ls, show: what is in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipway.cli import documents, naming, text
+from shipway.cli.progress import shown
+from shipway.cli.session import InSession
+from shipway.errors import NotFound
+from shipway.refs import RemoteImmutableRef, UsageRecord
+
+if TYPE_CHECKING:
+    from shipway.cache import Cache
+
+COLUMNS = ("id", "size", "created", "kind", "use", "description")
+
+
+def commit(
+    directory: Path,
+    /,
+    *,
+    parent: str | None = None,
+    description: str = "",
+    key: str | None = None,
+    session: InSession,
+) -> None:
+    """Make a ref of a directory as it is now, and print its id.
+
+    Args:
+        directory: The directory whose tree is taken.
+        parent: A ref that it continues; only what differs is stored.
+        description: A line for people; the directory's path by default.
+        key: A cache key to put it under.
+    """
+    with session.open() as cache, shown(session) as progress:
+        below = naming.local_ref(cache, parent) if parent is not None else None
+        with cache.import_tree(directory, below, description=description, progress=progress) as ref:
+            if key is not None:
+                cache.put(key, ref)
+            document = {"id": ref.id, "parent": below.id if below else None, "size": ref.size(), "key": key}
+    session.show(document, [ref.id])
+
+
+def ls(*, session: InSession) -> None:
+    """List the refs of the store, oldest first."""
+    with session.open() as cache:
+        records = list(cache.disk_usage())
+    session.show(map(documents.usage, records), table(records))
+
+
+def table(records: list[UsageRecord]) -> list[str]:
+    """Return a line for each record."""
+    rows = (
+        (
+            record.id,
+            text.size(record.size),
+            text.when(record.created),
+            "mutable" if record.mutable else "immutable",
+            "in-use" if record.in_use else "unused",
+            record.description,
+        )
+        for record in records
+    )
+    return list(text.table(rows, COLUMNS, right=["size"]))
+
+
+def show(ref: str, /, *, session: InSession) -> None:
+    """Show all that is known about a ref.
+
+    Args:
+        ref: An id, a unique prefix of one, key:NAME, or oci://…
+    """
+    with session.open() as cache:
+        if "://" in ref:
+            document = _remote(cache, ref)
+        elif ref.startswith(naming.KEY):
+            with naming.any_ref(cache, ref) as found:
+                remote = isinstance(found, RemoteImmutableRef)
+            document = _remote(cache, found.id) if remote else _local(cache, found.id)
+        else:
+            document = _local(cache, cache.find(ref))
+    session.show(document, text.fields((name, _for_people(name, value)) for name, value in document.items()))
+
+
+def _local(cache: Cache, ref_id: str) -> documents.Document:
+    record = next((one for one in cache.disk_usage() if one.id == ref_id), None)
+    if record is None:
+        raise NotFound("is no longer in this store", where=ref_id)
+    document = documents.usage(record)
+    document["keys"] = [found.key for found in cache.keys() if found.id == ref_id]  # noqa: SIM118  a cache is no dict
+    if not record.mutable:
+        with cache.get(ref_id) as ref:
+            document |= {"policy": ref.metadata.policy.value, "labels": dict(ref.metadata.labels)}
+    return document
+
+
+def _remote(cache: Cache, reference: str) -> documents.Document:
+    with cache.remote(reference) as ref:
+        meta = ref.metadata
+        return {
+            "reference": ref.id,
+            "size": ref.size(),
+            "created": text.iso(meta.created),
+            "labels": dict(meta.labels),
+        }
+
+
+def _for_people(name: str, value: object) -> str:
+    if name == "size" and isinstance(value, int):
+        return f"{text.size(value)} ({plain})" if (plain := f"{value} bytes") != text.size(value) else plain
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in sorted(value.items())) or "-"
+    return "-" if value in (None, "") else str(value)

@@ -1,0 +1,37 @@
+"""serve: the store as an OCI registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from shipway.cli.session import InSession
+
+
+def serve(*, host: str = "127.0.0.1", port: int = 5000, until_eof: bool = False, session: InSession) -> None:
+    """Serve the store over HTTP as an OCI registry, until interrupted.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        until_eof: Stop when standard input ends, so that a program that starts a server never leaves one behind.
+    """
+    from shipway.server import serve_cache  # noqa: PLC0415  only this command needs the HTTP server
+
+    def ready(url: str) -> None:
+        reference = "oci://" + url.rstrip("/").partition("://")[2]
+        session.show({"url": url, "reference": reference}, [f"serving {cache.root} at {reference}"])
+        sys.stdout.flush()
+
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, daemon=True).start()
+    with session.open() as cache:
+        serve_cache(cache, host=host, port=port, ready=ready)
+
+
+def _stop_at_eof() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

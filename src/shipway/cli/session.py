@@ -1,0 +1,52 @@
+"""What the options before the command say, and what every command is handed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from shipway.cache import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The global options of one run of the program."""
+
+    root: Path | None
+    driver: str
+    remotes: tuple[str, ...]
+    json: bool
+
+    def open(self) -> Cache:
+        """Return the opened store, to be used in a `with` block."""
+        from shipway.cache import Cache  # noqa: PLC0415  --help and wrong usage need not wait for it
+
+        return Cache.open(self.root, driver=self.driver, remotes=self.remotes)
+
+    def show(self, document: Any, lines: Iterable[str]) -> None:
+        """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""
+        if self.json:
+            print_json(list(document) if isinstance(document, map | filter) else document)
+        else:
+            for line in lines:
+                sys.stdout.write(line + "\n")
+
+
+InSession = Annotated[Session, Parameter(parse=False)]
+"""The type of the `session` parameter of a command, which is filled in and not parsed."""
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on one line and flush it.
+
+    Bytes of names that are not UTF-8 are lone surrogates, as Python has them.
+    """
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,98 @@
+"""How things look to people, and to programs that read lines."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from shipway.trees.entry import Entry, Kind
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP = 1024
+
+_FILE_TYPES: dict[Kind, int] = {
+    "dir": stat.S_IFDIR,
+    "reg": stat.S_IFREG,
+    "symlink": stat.S_IFLNK,
+    "hardlink": stat.S_IFREG,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+}
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people: `812 B`, `1.4 MiB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < _STEP or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= _STEP
+    raise AssertionError
+
+
+def plural(count: int, thing: str, things: str = "") -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
+def when(moment: datetime | None) -> str:
+    """Return a time in UTC to the second, `-` if there is none."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if moment else "-"
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return a time for JSON: RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z") if moment else None
+
+
+def visible(text: str) -> str:
+    r"""Return `text` on one line and harmless to a terminal: `\n`, `\x1b`, `\xff` for what cannot be shown."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004  the surrogates that stand for bytes in file names
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def table(
+    rows: Iterable[Sequence[str]], header: Sequence[str], *, right: Iterable[str] = (), always_header: bool = False
+) -> Iterator[str]:
+    """Yield the lines of a table: columns two spaces apart, the header on a terminal only.
+
+    The columns named in `right` are flush right; the last one is never padded.
+    """
+    body = [[visible(cell) for cell in row] for row in rows]
+    if body and (always_header or sys.stdout.isatty()):
+        body.insert(0, [name.upper() for name in header])
+    flush_right = {list(header).index(name) for name in right}
+    widths = [max((len(row[column]) for row in body), default=0) for column in range(len(header))]
+    for row in body:
+        cells = [
+            cell.rjust(width) if column in flush_right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield `name  value` lines with the values below each other."""
+    known = list(pairs)
+    width = max(len(name) for name, _ in known)
+    return (f"{name:<{width}}  {visible(value)}".rstrip() for name, value in known)
+
+
+def long_line(entry: Entry) -> str:
+    """Return one line about an entry, as `ls -l` has it: mode, owner, size, time, path."""
+    mode = stat.filemode(_FILE_TYPES.get(entry.kind, 0) | entry.mode)
+    what = f"{entry.dev[0]},{entry.dev[1]}" if entry.kind in ("char", "block") else str(entry.size)
+    changed = datetime.fromtimestamp(entry.mtime_ns // 10**9, UTC)
+    target = f" -> {visible(entry.link)}" if entry.link else ""
+    return f"{mode} {entry.uid:>5} {entry.gid:>5} {what:>10} {when(changed)} /{visible(entry.path)}{target}"

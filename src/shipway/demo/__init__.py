@@ -1,0 +1,1 @@
+"""The main job, as a program would do it: two workers that share nothing but a connection."""
