@@ -145,9 +145,8 @@ class _Comparison:
         before = _groups(self._old)
         for path in self._new:
             names = groups.get(path, (path,))
-            if path in self._old and before.get(path, (path,)) != names:
-                changed.update(names)
-            elif len(names) > 1 and path in changed:
+            regrouped = path in self._old and before.get(path, (path,)) != names
+            if regrouped or (len(names) > 1 and path in changed):
                 changed.update(names)
 
     def _removals(self) -> list[Entry]:

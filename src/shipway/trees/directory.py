@@ -172,6 +172,17 @@ class DirectoryTree:
             else:
                 stack.pop()
 
+    def identity(self, path: str) -> tuple[int, int] | None:
+        """Return the inode number and change time (ctime, in ns) of what is at `path`, or None."""
+        try:
+            dir_fd, name = self._locate(path)
+            st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise
+        return st.st_ino, st.st_ctime_ns
+
     def _scan(self, path: str) -> list[Entry]:
         fd = self._fds.get(path)
         with os.scandir(fd) as items:

@@ -265,7 +265,7 @@ class TreeWriter:
             self._enter(directory, fd)
         return fd
 
-    def _enter(self, path: str, fd: int) -> int:
+    def _enter(self, path: str, fd: int) -> None:
         """Note what matters about a directory that was there before the first entry goes into it."""
         st = os.fstat(fd)
         acl = xattrs.get(fd, _DEFAULT_ACL) is not None
@@ -274,7 +274,6 @@ class TreeWriter:
         if self._keep_times:
             self._times.setdefault(path, st.st_mtime_ns)
         self._mark(path)
-        return fd
 
     def _mark(self, path: str) -> None:
         """Note that this layer put something at `path`, or below it."""
@@ -355,18 +354,10 @@ class TreeWriter:
         self._made = {one for one in self._made if one != path and not one.startswith(below)}
 
     def _existing(self, path: str) -> int | None:
-        """Return the descriptor of a directory of the tree; None where there is none, `UnsafeEntry` at a symlink."""
+        """Return the descriptor of a directory of the tree, or None if it is none."""
         try:
             return self._fds.get(path)
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError as error:
-            part = ""
-            for name in path.split("/"):
-                part = f"{part}/{name}" if part else name
-                holder, _, last = part.rpartition("/")
-                if stat.S_ISLNK(os.stat(last, dir_fd=self._fds.get(holder), follow_symlinks=False).st_mode):
-                    raise UnsafeEntry("its parent is not a directory of the tree", where=path) from error
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _whiteout(self, path: str) -> None:

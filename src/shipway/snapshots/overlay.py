@@ -1,0 +1,259 @@
+"""Snapshots as overlayfs layers: each keeps what it changes, a mount shows the chain.
+
+A snapshot's `fs` is its layer directory; `work`, which overlayfs needs beside a writable layer, is there while it
+is active. Trees are read by merging the layer directories, so only showing one needs a mount.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipway.errors import Locked, ShipwayError, Unavailable
+from shipway.refs import Mount
+from shipway.snapshots.contract import Chain
+from shipway.snapshots.layout import FILES, WORK, LayerSink, Layout
+from shipway.snapshots.mount import Overlay, mount_all
+from shipway.snapshots.mountpoints import Mountpoints
+from shipway.trees import xattrs
+from shipway.trees.diff import layer_changes
+from shipway.trees.entry import Entry, TreeSink
+from shipway.trees.layer_writer import LayerWriter
+from shipway.trees.removal import remove_tree
+from shipway.trees.stack import OverlayTree
+
+_PARAMETERS = Path("/sys/module/overlay/parameters")
+_FEATURES = ("redirect_dir", "metacopy", "index")
+"""What would put into a layer more than files, whiteouts and opaque marks."""
+
+
+@dataclass
+class _Shared:
+    """The one mount of an active snapshot, and how many use it."""
+
+    path: Path
+    users: int = 0
+
+
+class OverlayDriver:
+    """Keeps snapshots as layer directories and shows them with overlayfs.
+
+    Raises `Unavailable`, with the kernel's reason, where that cannot be mounted.
+    """
+
+    name = "overlay"
+    can_mount = True
+
+    def __init__(self, root: Path) -> None:
+        self._layout = Layout(root)
+        self._mountpoints = Mountpoints(self._layout.root)
+        self._options, self.reason = self._probe()
+        user = "userxattr" in self._options
+        self._mark = xattrs.OPAQUE[1] if user else xattrs.OPAQUE[0]
+        self._guard = threading.Lock()
+        self._shared: dict[str, _Shared] = {}
+
+    def _probe(self) -> tuple[tuple[str, ...], str]:
+        """Mount a tiny overlay; return the options that work here and how it went."""
+        features = tuple(f"{name}=off" for name in _FEATURES if _is_on(name))
+        attempts = ((*features, "volatile"), features, (*features, "userxattr", "volatile"), (*features, "userxattr"))
+        first: ShipwayError | None = None
+        for options in attempts:
+            try:
+                self._try(options)
+            except ShipwayError as error:
+                first = first or error
+            else:
+                how = " with userxattr" if "userxattr" in options else ""
+                return options, f"overlay: mounting is allowed here{how}"
+        assert first is not None
+        raise Unavailable(f"overlay cannot be used: {first.what}", todo="use the native driver") from first
+
+    def _try(self, options: tuple[str, ...]) -> None:
+        with self._layout.staged("probe") as stage:
+            upper, work = stage / "upper", stage / WORK
+            upper.mkdir()
+            work.mkdir()
+            lower = stage / FILES
+            (lower / "directory").mkdir()
+            (lower / "directory" / "file").touch()
+            overlay = Overlay((str(lower),), str(upper), str(work), options)
+            point = self._mountpoints.new()
+            try:
+                mount_all([overlay.as_mount()], point)
+            except BaseException:
+                point.rmdir()
+                raise
+            try:
+                (point / "directory" / "file").unlink()
+                (point / "directory").rmdir()
+                (point / "directory").mkdir()
+            except OSError as error:
+                raise Unavailable(f"overlayfs does not work on this file system: {error.strerror}") from error
+            finally:
+                self._mountpoints.release(point)
+            mark = xattrs.OPAQUE["userxattr" in options]
+            if xattrs.get(str(upper / "directory"), mark) != b"y":
+                raise Unavailable("overlayfs does not keep opaque marks on this file system")
+
+    def prepare(self, chain: Chain) -> None:
+        """Make the active snapshot `chain[-1]` over the others; see `SnapshotDriver.prepare`."""
+        self._layout.check_parents(chain)
+        with self._layout.staged(chain[-1]) as stage:
+            (stage / WORK).mkdir(mode=0o700)
+            with self._below(chain) as lower, LayerWriter(stage / FILES, lower, mark=self._mark) as writer:
+                writer.finish()
+            self._layout.publish(stage, chain[-1])
+
+    def writer(self, chain: Chain) -> TreeSink:
+        """Return a sink that makes the committed snapshot `chain[-1]`; see `SnapshotDriver.writer`."""
+        self._layout.check_parents(chain)
+        stage = self._layout.stage(chain[-1])
+        try:
+            lower = OverlayTree(self._layout.files(chain[:-1])) if len(chain) > 1 else None
+            return LayerSink(self._layout, chain[-1], stage, LayerWriter(stage / FILES, lower, mark=self._mark))
+        except BaseException:
+            self._layout.discard(stage)
+            raise
+
+    def commit(self, key: str) -> None:
+        """Make an active snapshot committed; see `SnapshotDriver.commit`."""
+        self._layout.commit(key)
+
+    def is_committed(self, key: str) -> bool:
+        """Whether `key` is committed; `NotFound` if there is no such snapshot."""
+        return self._layout.is_committed(key)
+
+    def mounts(self, chain: Chain, *, readonly: bool) -> list[Mount]:
+        """Return the mounts that show the chain's tree; see `SnapshotDriver.mounts`."""
+        self._reset_work(chain)
+        return self._mounts(chain, readonly=readonly, volatile=False)
+
+    def _mounts(self, chain: Chain, *, readonly: bool, volatile: bool) -> list[Mount]:
+        layers = self._layout.files(chain)
+        committed = self.is_committed(chain[-1])
+        readonly = readonly or committed
+        if len(layers) == 1:
+            return [Mount("bind", layers[0], options=("bind", "ro" if readonly else "rw"))]
+        options = tuple(one for one in self._options if one != "volatile" or volatile)
+        if committed:
+            return [Overlay(tuple(layers), "", "", options, readonly=True).as_mount()]
+        work = os.path.join(self._layout.path(chain[-1]), WORK)
+        return [Overlay(tuple(layers[:-1]), layers[-1], work, options, readonly=readonly).as_mount()]
+
+    def mounted(self, chain: Chain, *, readonly: bool) -> AbstractContextManager[Path]:
+        """Return a context manager that shows the chain's tree; see `SnapshotDriver.mounted`.
+
+        What still uses a mount when the block ends sees it until it stops; for a
+        writable one that is an error, `Locked`, since it may go on writing.
+        """
+        if self.is_committed(chain[-1]):
+            return self._shown(self._mounts(chain, readonly=True, volatile=False))
+        return self._shown_active(chain, readonly=readonly)
+
+    @contextmanager
+    def _shown(self, mounts: list[Mount]) -> Iterator[Path]:
+        point = self._mount(mounts)
+        try:
+            yield point
+        finally:
+            self._mountpoints.release(point)
+
+    @contextmanager
+    def _shown_active(self, chain: Chain, *, readonly: bool) -> Iterator[Path]:
+        """Show an active snapshot by its one mount: two overlays must never share a writable layer."""
+        path = self._acquire(chain)
+        try:
+            if readonly:
+                with self._shown([Mount("bind", str(path), options=("bind", "ro"))]) as point:
+                    yield point
+            else:
+                yield path
+        except BaseException:
+            self._release(chain)
+            raise
+        if self._release(chain):
+            raise Locked("something still uses the mount, which may go on writing", where=chain[-1])
+
+    def _acquire(self, chain: Chain) -> Path:
+        with self._guard:
+            shared = self._shared.get(chain[-1])
+            if shared is None:
+                self._reset_work(chain)
+                shared = _Shared(self._mount(self._mounts(chain, readonly=False, volatile=True)))
+                self._shared[chain[-1]] = shared
+            shared.users += 1
+            return shared.path
+
+    def _release(self, chain: Chain) -> bool:
+        with self._guard:
+            shared = self._shared[chain[-1]]
+            shared.users -= 1
+            if shared.users:
+                return False
+            del self._shared[chain[-1]]
+            busy = self._mountpoints.release(shared.path)
+            self._reset_work(chain)
+            return busy
+
+    def _mount(self, mounts: list[Mount]) -> Path:
+        point = self._mountpoints.new()
+        try:
+            mount_all(mounts, point)
+        except BaseException:
+            point.rmdir()
+            raise
+        return point
+
+    def _reset_work(self, chain: Chain) -> None:
+        """Remove the mark of a volatile mount, which keeps the next one from being made."""
+        if chain[-1] in self._shared:
+            return
+        with suppress(FileNotFoundError):
+            fd = os.open(self._layout.path(chain[-1]) / WORK / "work", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                remove_tree(fd, "incompat")
+            finally:
+                os.close(fd)
+
+    @contextmanager
+    def tree(self, chain: Chain) -> Iterator[OverlayTree]:
+        """Return the chain's tree to be read without mounting it."""
+        with OverlayTree(self._layout.files(chain)) as tree:
+            yield tree
+
+    @contextmanager
+    def _below(self, chain: Chain) -> Iterator[OverlayTree | None]:
+        if len(chain) == 1:
+            yield None
+            return
+        with self.tree(chain[:-1]) as tree:
+            yield tree
+
+    def changes(self, chain: Chain) -> list[Entry]:
+        """Return what `chain[-1]` changes in the tree below it; see `SnapshotDriver.changes`."""
+        with self._below(chain) as lower, self.tree(chain) as upper:
+            return layer_changes(lower, upper)
+
+    def usage(self, key: str) -> int:
+        """Return the bytes the snapshot takes on disk."""
+        return self._layout.usage(key)
+
+    def remove(self, key: str) -> None:
+        """Remove a snapshot; one that is not there is no error."""
+        self._layout.remove(key)
+
+    def keys(self) -> Iterator[str]:
+        """Yield the key of every snapshot on disk."""
+        return self._layout.keys()
+
+
+def _is_on(parameter: str) -> bool:
+    try:
+        return (_PARAMETERS / parameter).read_text().strip() in ("Y", "1", "on")
+    except OSError:
+        return False

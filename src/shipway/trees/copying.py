@@ -1,0 +1,37 @@
+"""Copying a whole tree of this disk, or a layer's entries, to a writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from shipway.trees.entry import Content, Entry, LocalTree, OpenFile
+
+
+class Adding(Protocol):
+    """Whatever takes entries."""
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        """Take one entry, with its content if it is a `reg`; see `TreeSink.add`."""
+
+
+def copy_entries(entries: Iterable[Entry], source: LocalTree, sink: Adding) -> None:
+    """Hand entries to `sink` in the order given, with contents from `source`.
+
+    They may be a tree's, whose names of one file share an `inode`, or a layer's.
+    """
+    first: dict[int, str] = {}
+    for entry in entries:
+        if entry.inode and first.setdefault(entry.inode, entry.path) != entry.path:
+            sink.add(msgspec.structs.replace(entry, kind="hardlink", link=first[entry.inode], size=0, inode=0))
+        elif entry.kind == "reg":
+            fd = source.open(entry.path)
+            try:
+                sink.add(entry, OpenFile(fd))
+            finally:
+                os.close(fd)
+        else:
+            sink.add(entry)
