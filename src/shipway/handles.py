@@ -16,7 +16,7 @@ from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Reference
 from shipway.progress import ProgressCallback
-from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
+from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType, Traffic
 from shipway.remotes import open_remote
 from shipway.remotes.contract import Remote
 from shipway.transfer.images import Image, read_diff_ids
@@ -292,9 +292,9 @@ class RemoteHandle:
         return self._image.manifest.layers
 
     @property
-    def remote(self) -> Remote:
-        """Where it is; `remote.traffic` counts what was moved so far."""
-        return self._remote
+    def traffic(self) -> Traffic:
+        """What it has moved so far."""
+        return self._remote.traffic
 
     def size(self) -> int:
         """Return the bytes of its layers, as stored there."""

@@ -231,6 +231,10 @@ class LocalImmutableRef(ImmutableRef, Mountable, Extractable, Protocol):
 class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
     """An immutable tree that is somewhere else; it cannot be mounted until it is pulled."""
 
+    @property
+    def traffic(self) -> Traffic:
+        """What this ref has moved so far: looking it up, listing, extracting, pulling."""
+
     def pull(self, *, progress: ProgressCallback | None = None) -> LocalImmutableRef:
         """Copy the whole tree into the store and return it as a local ref.
 

@@ -12,7 +12,7 @@ import pytest
 from support.caches import OpenCache, counts, read, snapshots_on_disk, write
 from support.trees import free_port
 
-from shipway import Cache, CachePolicy, Invalid, Locked, LocalImmutableRef, NotFound, Unavailable
+from shipway import Cache, CachePolicy, Invalid, LocalImmutableRef, Locked, NotFound, Unavailable
 
 RETAIN = CachePolicy.RETAIN
 
