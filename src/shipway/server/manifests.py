@@ -1,0 +1,153 @@
+"""Manifests, tags and referrers over HTTP (distribution-spec, Pulling, Content discovery, Content management)."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from shipway import oci
+from shipway.errors import Corrupt, Invalid, NotFound, UnknownMediaType
+from shipway.oci import Descriptor
+from shipway.server.answers import Refusal
+from shipway.server.backend import Backend
+from shipway.server.blobs import checked_digest
+from shipway.server.referrers import Referrers, subject_of
+from shipway.server.work import Work
+
+
+class Manifests:
+    """The handlers of `…/manifests/…`, `…/tags/list`, `…/referrers/…` and `_catalog`."""
+
+    def __init__(self, backend: Backend, work: Work) -> None:
+        self._backend = backend
+        self._work = work
+        self._referrers = Referrers(backend)
+        self._changing_referrers = asyncio.Lock()
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET and HEAD of a manifest."""
+        repository, target = request.match_info["name"], request.match_info["target"]
+        if not _is_target(target):
+            raise Refusal(404, "MANIFEST_UNKNOWN", "no such manifest")
+        descriptor, data = await self._work.long(lambda: self._backend.manifest(repository, target))
+        headers = {"Docker-Content-Digest": descriptor.digest, "Content-Type": descriptor.media_type}
+        return web.Response(body=data, headers=headers)
+
+    async def put(self, request: web.Request) -> web.StreamResponse:
+        """Answer PUT of a manifest."""
+        repository, target = request.match_info["name"], request.match_info["target"]
+        if not _is_target(target):
+            raise Refusal(400, "TAG_INVALID", "not a tag or a sha256 digest")
+        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
+        data = await self._body(request)
+        digest = await self._work.quick(lambda: oci.sha256(data))
+        if ":" in target and target != digest:
+            raise Refusal(400, "DIGEST_INVALID", f"the manifest is {digest}")
+        subject = _subject(data, media_type)
+        headers = {"Location": f"/v2/{repository}/manifests/{digest}", "Docker-Content-Digest": digest}
+        descriptor = await self._work.long(lambda: self._put(repository, target, media_type, data))
+        if subject is not None:
+            async with self._changing_referrers:
+                await self._work.long(lambda: self._referrers.add(repository, subject, descriptor, data))
+            headers["OCI-Subject"] = subject
+        return web.Response(status=201, headers=headers)
+
+    def _put(self, repository: str, target: str, media_type: str, data: bytes) -> Descriptor:
+        try:
+            return self._backend.put_manifest(repository, target, media_type, data)
+        except (UnknownMediaType, Corrupt) as error:
+            raise Refusal(400, "MANIFEST_INVALID", error.what) from error
+        except (Invalid, NotFound) as error:
+            raise Refusal(404, "MANIFEST_BLOB_UNKNOWN", error.what) from error
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """Answer DELETE of a tag, or of a manifest with all its tags."""
+        repository, target = request.match_info["name"], request.match_info["target"]
+        if not _is_target(target):
+            raise Refusal(404, "MANIFEST_UNKNOWN", "no such manifest")
+        if ":" in target:
+            async with self._changing_referrers:
+                await self._work.long(lambda: self._delete(repository, target))
+        else:
+            await self._work.quick(lambda: self._backend.delete_tag(repository, target))
+        return web.Response(status=202)
+
+    def _delete(self, repository: str, digest: str) -> None:
+        _, data = self._backend.manifest(repository, digest)
+        self._backend.delete_manifest(repository, digest)
+        subject = subject_of(data)
+        if subject is not None:
+            self._referrers.remove(repository, subject, digest)
+
+    async def tags(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET of a repository's tags, in order, a page at a time if asked for."""
+        repository = request.match_info["name"]
+        names = await self._work.quick(lambda: self._backend.tags(repository))
+        page, headers = _page(request, names)
+        return _json({"name": repository, "tags": page}, headers)
+
+    async def catalog(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET of the repositories."""
+        page, headers = _page(request, await self._work.quick(self._backend.repositories))
+        return _json({"repositories": page}, headers)
+
+    async def referrers(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET of what refers to a manifest, as an index."""
+        repository, digest = request.match_info["name"], checked_digest(request.match_info["digest"])
+        kind = request.query.get("artifactType")
+        index = await self._work.quick(lambda: self._referrers.index(repository, digest, kind))
+        headers = {"OCI-Filters-Applied": "artifactType"} if kind else {}
+        return web.Response(body=index, headers={"Content-Type": oci.INDEX, **headers})
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise Refusal(413, "MANIFEST_INVALID", f"larger than {oci.MAX_MANIFEST} bytes") from None
+
+
+def _is_target(text: str) -> bool:
+    if ":" not in text:
+        return oci.is_tag(text)
+    try:
+        oci.check_digest(text)
+    except Invalid:
+        return False
+    return True
+
+
+class _Kind(msgspec.Struct, frozen=True, rename="camel"):
+    media_type: str = ""
+
+
+def _subject(data: bytes, media_type: str) -> str | None:
+    """Return the digest of the manifest's subject, if it has one; a refusal if it is no manifest."""
+    try:
+        stated = oci.decode(data, _Kind, "").media_type
+        if not media_type or (stated and stated != media_type):
+            raise Refusal(400, "MANIFEST_INVALID", "Content-Type and mediaType must name the same type")
+        return subject_of(data)
+    except Corrupt as error:
+        raise Refusal(400, "MANIFEST_INVALID", error.what) from error
+
+
+def _page(request: web.Request, names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names that were asked for, and the header that leads to the next ones."""
+    query = request.query
+    page = sorted(name for name in names if name > query.get("last", ""))
+    if "n" not in query:
+        return page, {}
+    if not (query["n"].isascii() and query["n"].isdecimal() and len(query["n"]) <= 9):  # noqa: PLR2004  digits
+        raise Refusal(400, "PAGINATION_NUMBER_INVALID", "n is not a number")
+    count = int(query["n"])
+    if not 0 < count < len(page):
+        return page[:count], {}
+    follow = urlencode({"n": count, "last": page[count - 1]})
+    return page[:count], {"Link": f'<{request.path}?{follow}>; rel="next"'}
+
+
+def _json(value: object, headers: dict[str, str]) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", headers=headers)
