@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -21,8 +20,6 @@ from shipway.errors import (
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_log = logging.getLogger("shipway.server")
 
 #: What an error means where nothing more particular is said: status and code.
 _MEANINGS: tuple[tuple[type[ShipwayError], int, str], ...] = (
@@ -65,19 +62,17 @@ def answering(handler: Handler, *, unknown: str) -> Handler:
         except Refusal as error:
             return refuse(error.status, error.code, error.message, error.headers)
         except ShipwayError as error:
-            for kind, status, code in _MEANINGS:
-                if isinstance(error, kind):
-                    return refuse(status, code, error.what)
-            if isinstance(error, NotFound):
-                return refuse(404, unknown, error.what)
-            _log.exception("%s %s failed", request.method, request.path)
-            return refuse(500, "UNKNOWN", error.what)
-        except web.HTTPException:
-            raise
+            return _answer_to(error, unknown)
         except (ConnectionError, web.RequestPayloadError):
             return refuse(400, "BLOB_UPLOAD_INVALID", "the connection broke while the body came")
-        except Exception:  # noqa: BLE001  the outermost frame of a request; it is logged
-            _log.exception("%s %s failed", request.method, request.path)
-            return refuse(500, "UNKNOWN", "the server failed; its log says how")
 
     return answer
+
+
+def _answer_to(error: ShipwayError, unknown: str) -> web.Response:
+    for kind, status, code in _MEANINGS:
+        if isinstance(error, kind):
+            return refuse(status, code, error.what)
+    if isinstance(error, NotFound):
+        return refuse(404, unknown, error.what)
+    return refuse(500, "UNKNOWN", error.what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +21,8 @@ from shipway.server.blobs import Blobs
 from shipway.server.manifests import Manifests
 from shipway.server.uploads import Uploads
 from shipway.server.work import Work
+
+_log = logging.getLogger("shipway.server")
 
 _GRACE = 5.0
 """Seconds that requests in progress get to end when the server stops."""
@@ -171,5 +174,8 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
     except web.HTTPException as error:
         response = refuse(error.status, "UNSUPPORTED", error.reason)
+    except Exception:
+        _log.exception("%s %s failed", request.method, request.path)
+        response = refuse(500, "UNKNOWN", "the server failed; its log says how")
     response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
     return response
