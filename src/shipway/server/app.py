@@ -174,7 +174,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
     except web.HTTPException as error:
         response = refuse(error.status, "UNSUPPORTED", error.reason)
-    except Exception:
+    except Exception:  # noqa: BLE001  the outermost frame of a request; it is logged
         _log.exception("%s %s failed", request.method, request.path)
         response = refuse(500, "UNKNOWN", "the server failed; its log says how")
     response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
