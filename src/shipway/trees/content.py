@@ -17,6 +17,7 @@ _NO_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EP
 _NO_RANGE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _PIECE = 1 << 30
 _BLOCK = 512
+_SMALL = 64 << 10
 
 
 class ContentWriter:
@@ -41,6 +42,12 @@ class ContentWriter:
             _write_pieces(fd, content, size, path)
 
     def _copy(self, source: int, fd: int, size: int, path: str) -> None:
+        if not self._clone and size <= _SMALL:
+            data = os.read(source, size + 1)  # a page or some: less work than the calls that copy in the kernel
+            check_size(len(data), size, path)
+            if size:
+                write_all(fd, data, size)
+            return
         st = os.fstat(source)
         check_size(st.st_size, size, path)
         if not size:
@@ -58,7 +65,7 @@ class ContentWriter:
         if st.st_blocks * _BLOCK < size:
             _copy_sparse(source, fd, size, path)
         else:
-            _copy_range(source, fd, 0, size, path)
+            _copy_range(source, fd, size, path)
 
 
 def check_size(actual: int, expected: int, path: str) -> None:
@@ -111,14 +118,14 @@ def _copy_sparse(source: int, fd: int, size: int, path: str) -> None:
         end = min(os.lseek(source, start, os.SEEK_HOLE), size)
         if start >= end:
             break
-        _copy_range(source, fd, start, end - start, path)
+        os.lseek(source, start, os.SEEK_SET)
+        os.lseek(fd, start, os.SEEK_SET)
+        _copy_range(source, fd, end - start, path)
         position = end
     os.ftruncate(fd, size)
 
 
-def _copy_range(source: int, fd: int, start: int, count: int, path: str) -> None:
-    os.lseek(source, start, os.SEEK_SET)
-    os.lseek(fd, start, os.SEEK_SET)
+def _copy_range(source: int, fd: int, count: int, path: str) -> None:
     left = count
     in_kernel = True
     while left:

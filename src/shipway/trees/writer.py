@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -257,13 +258,10 @@ class TreeWriter:
 
     def _parent(self, directory: str, path: str) -> int:
         """Return the descriptor of a directory that something is written into, made if need be."""
-        try:
-            fd = self._fds.get(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return self._make_parents(directory, path)
-        if directory not in self._made:
-            self._enter(directory, fd)
-        return fd
+        if directory in self._made:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return self._fds.get(directory)
+        return self._make_parents(directory, path)
 
     def _enter(self, path: str, fd: int) -> None:
         """Note what matters about a directory that was there before the first entry goes into it."""
@@ -285,7 +283,7 @@ class TreeWriter:
             raise Invalid(f"a path of more than {_PATH_MAX} bytes", where=path[:200])
         fd = self._fds.get("")
         part = ""
-        for name in directory.split("/"):
+        for name in directory.split("/") if directory else ():
             above, part = fd, f"{part}/{name}" if part else name
             try:
                 fd = self._fds.get(part)
