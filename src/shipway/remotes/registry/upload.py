@@ -157,20 +157,24 @@ class Upload:
 
     def _pieces(self, file: BinaryIO, offset: int, size: int) -> Iterator[bytes]:
         """Yield `size` bytes of the blob from `offset` on, and tell of those that go for the first time."""
+        end = offset + size
+        while offset < end:
+            piece = self._read(file, offset, min(_PIECE, end - offset))
+            yield piece
+            offset += len(piece)
+            if offset > self._told:
+                self._told, news = offset, offset - self._told
+                self._sent(news)
+
+    def _read(self, file: BinaryIO, offset: int, size: int) -> bytes:
         try:
             file.seek(offset)
-            while size:
-                piece = file.read(min(_PIECE, size))
-                if not piece:
-                    raise Truncated(f"ended after {offset} of {self._blob.size} bytes", where=self._where)
-                yield piece
-                offset += len(piece)
-                size -= len(piece)
-                if offset > self._told:
-                    self._told, news = offset, offset - self._told
-                    self._sent(news)
+            piece = file.read(size)
         except OSError as error:
             raise Unavailable(f"the blob cannot be read: {error.strerror}", where=self._where) from error
+        if not piece:
+            raise Truncated(f"ended after {offset} of {self._blob.size} bytes", where=self._where)
+        return piece
 
     def _cancel(self, location: str) -> None:
         """Tell the registry to forget the upload, if it will hear of it."""
