@@ -1,0 +1,98 @@
+"""zstd:chunked as written into a blob: names, limits, and the records of its table of contents.
+
+The format is that of containers/storage, third generation; of the earlier
+ones only the annotations' prefix and what the table may leave out differ.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+
+PREFIX = "io.github.containers.zstd-chunked."
+OLD_PREFIX = "io.containers.zstd-chunked."
+"""What the first generation called it."""
+CHECKSUM = "manifest-checksum"
+POSITION = "manifest-position"
+TAR_SPLIT_POSITION = "tarsplit-position"
+ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
+"""The annotation of an eStargz table of contents; a layer has one kind or the other."""
+
+TABLE_TYPE = 1
+MAX_TABLE = 150 << 20
+"""Largest table of contents, in bytes, that readers take, compressed or not."""
+MAGIC = b"GNUlInUx"
+SKIPPABLE = struct.Struct("<II")
+SKIPPABLE_MAGIC = 0x184D2A50
+FOOTER = struct.Struct("<7Q8s")
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """An entry of the table of contents, or a further chunk of the file before it.
+
+    The two `raw` keys are Shipway's own: JSON cannot hold names that are not UTF-8.
+    """
+
+    type: str
+    name: str
+    link_name: str = ""
+    mode: Count = 0
+    uid: Count = 0
+    gid: Count = 0
+    size: Count = 0
+    modtime: str = ""
+    dev_major: Count = 0
+    dev_minor: Count = 0
+    xattrs: dict[str, str] = {}
+    digest: str = ""
+    offset: Count = 0
+    end_offset: Count = 0
+    chunk_size: Count = 0
+    chunk_offset: Count = 0
+    chunk_digest: str = ""
+    chunk_type: str = ""
+    name_raw: str = ""
+    link_name_raw: str = ""
+    xattrs_raw: dict[str, str] = {}
+
+
+class Table(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """A table of contents."""
+
+    version: int
+    entries: list[Record]
+    tar_split_digest: str = ""
+
+
+def skippable(payload: bytes) -> bytes:
+    """Return `payload` as a zstd frame that decompressors pass over (RFC 8878, section 3.1.2)."""
+    return SKIPPABLE.pack(SKIPPABLE_MAGIC, len(payload)) + payload
+
+
+FIRST_SECOND = -62135596800
+LAST_SECOND = 253402300799
+
+
+@lru_cache(maxsize=4096)
+def _date(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def modtime(ns: int) -> str:
+    """Return a time as RFC 3339 has it, with as many digits as it needs; empty for the epoch.
+
+    A year that RFC 3339 cannot write becomes the nearest one that it can.
+    """
+    if not ns:
+        return ""
+    seconds, fraction = divmod(ns, 1_000_000_000)
+    date = _date(min(max(seconds, FIRST_SECOND), LAST_SECOND)).rjust(19, "0")
+    digits = f".{fraction:09}".rstrip("0") if fraction else ""
+    return f"{date}{digits}Z"

@@ -1,0 +1,144 @@
+"""A tree becomes a layer blob: tar, compression and both digests in one pass.
+
+The calling thread writes headers and reads files into large buffers; one
+thread hashes them for the DiffID, others compress them, and one writes the
+results in order. All of it happens in native code that lets the others run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from shipway.errors import SizeMismatch, Truncated
+from shipway.layers.batches import Batch, Pipeline
+from shipway.layers.blocks import padding
+from shipway.layers.compression import Compression
+from shipway.layers.headers import END_OF_ARCHIVE, archive_name, header
+from shipway.layers.split import WHOLE, Splitter
+from shipway.oci import Descriptor
+from shipway.progress import Progress, ProgressCallback
+from shipway.trees.entry import Entry, LocalTree
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A layer: its blob's descriptor, and the digest and size in bytes of the archive inside."""
+
+    descriptor: Descriptor
+    diff_id: str
+    diff_size: int
+
+
+def pack(
+    tree: LocalTree,
+    entries: Sequence[Entry],
+    out: BinaryIO,
+    *,
+    compression: Compression = Compression.ZSTD_CHUNKED,
+    level: int | None = None,
+    where: str = "",
+    progress: ProgressCallback | None = None,
+    threads: int | None = None,
+) -> Packed:
+    """Write `entries`, with the contents that `tree` has, to `out` as a layer blob.
+
+    Equal entries and contents give an equal DiffID, and with one release of libzstd an
+    equal blob, whatever `threads` is (None: one a processor). Raises `Invalid`
+    for a name or number that no layer can hold, `NoSpace` when `out` is full, and `Truncated` or
+    `SizeMismatch` when a file changed while it was read.
+    """
+    with Pipeline(out, compression, level, threads or os.cpu_count() or 1) as pipeline:
+        packer = _Packer(tree, pipeline, where, progress, sum(entry.size for entry in entries))
+        for entry in entries:
+            packer.add(entry)
+        packer.finish()
+        descriptor, diff_id, diff_size = pipeline.finish()
+    return Packed(descriptor, diff_id, diff_size)
+
+
+class _Packer:
+    """Lays entries out in batches."""
+
+    def __init__(
+        self, tree: LocalTree, pipeline: Pipeline, where: str, progress: ProgressCallback | None, total: int
+    ) -> None:
+        self._tree = tree
+        self._pipeline = pipeline
+        self._where = where
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._padding = 0
+        self._batch = pipeline.batch()
+
+    def add(self, entry: Entry) -> None:
+        name = archive_name(entry)
+        head = bytes(self._padding) + header(entry, name) if self._padding else header(entry, name)
+        size = entry.size
+        is_large = size >= WHOLE
+        batch = self._batch
+        if len(head) + (0 if is_large else size) >= batch.room:
+            self._submit()
+            batch = self._batch
+        start = batch.append(head)
+        if size and not is_large:
+            self._read(entry, batch)
+        batch.members.append((entry, name, start, start + len(head)))
+        self._padding = padding(size)
+        if is_large:
+            self._add_large(entry)
+
+    def finish(self) -> None:
+        tail = bytes(self._padding) + END_OF_ARCHIVE
+        if len(tail) > self._batch.room:
+            self._submit()
+        self._batch.append(tail)
+        self._submit()
+
+    def _submit(self) -> None:
+        self._pipeline.submit(self._batch)
+        self._batch = self._pipeline.batch()
+        if self._progress is not None:
+            self._progress(Progress("pack", self._where, self._done, self._total))
+
+    def _read(self, entry: Entry, batch: Batch) -> None:
+        """Read a small file; one byte more is asked for, to see whether it grew."""
+        size, start = entry.size, batch.used
+        fd = self._tree.open(entry.path)
+        try:
+            view = batch.view[start : start + size + 1]
+            read = os.readv(fd, (view,))
+            while 0 < read < size:
+                more = os.readv(fd, (view[read:],))
+                if not more:
+                    break
+                read += more
+        finally:
+            os.close(fd)
+        if read != size:
+            self._changed(entry, read)
+        batch.used = start + size
+        self._done += size
+
+    def _changed(self, entry: Entry, read: int) -> None:
+        where = f"{self._where}: {entry.path!r}" if self._where else repr(entry.path)
+        if read < entry.size:
+            raise Truncated(f"shrank to {read} of {entry.size} bytes while it was packed", where=where)
+        raise SizeMismatch(f"grew beyond {entry.size} bytes while it was packed", where=where)
+
+    def _add_large(self, entry: Entry) -> None:
+        where = f"{self._where}: {entry.path!r}" if self._where else repr(entry.path)
+        self._submit()
+        fd = self._tree.open(entry.path)
+        try:
+            splitter = Splitter(fd, entry.size, where)
+            while not splitter.done:
+                batch = self._batch
+                batch.parts = splitter.fill(batch.buffer)
+                self._done += sum(part.size for part in batch.parts)
+                self._submit()
+        finally:
+            os.close(fd)

@@ -1,0 +1,249 @@
+"""Reading tar: any archive, as entries and contents, in one pass.
+
+Understood are V7, ustar and PAX (POSIX.1-2017, pax), GNU long names, base-256
+numbers, and the four forms of sparse files. What is allocated for an entry is bounded
+before it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from struct import Struct
+from zlib import adler32
+
+from shipway.errors import Corrupt, Truncated, UnsafeEntry
+from shipway.layers import pax, sparse
+from shipway.layers.blocks import Blocks, padding
+from shipway.layers.headers import BLOCK
+from shipway.layers.numbers import decimal, number
+from shipway.layers.whiteouts import may_be_whiteout, whiteout
+from shipway.trees.entry import Content, Entry, Kind, clean_archive_path
+
+MAX_NAME = 16 << 10
+"""Longest name or link in bytes: four times what Linux takes at once."""
+WHOLE = 1 << 20
+"""Content of up to this many bytes is handed over in one piece."""
+
+# name, mode+uid+gid, size, mtime, checksum, type, link name, magic and version, device, prefix
+_HEADER = Struct("100s 24s 12s 12s 8s c 100s 8s 64x 16s 155s 12x")
+_USTAR = b"ustar\x0000"
+_KINDS: dict[bytes, Kind] = {
+    b"0": "reg",
+    b"\0": "reg",
+    b"7": "reg",
+    b"1": "hardlink",
+    b"2": "symlink",
+    b"3": "char",
+    b"4": "block",
+    b"5": "dir",
+    b"6": "fifo",
+    b"S": "reg",
+}
+_LINKS = ("hardlink", "symlink")
+_DEVICES = ("char", "block")
+_ADLER = 65521
+_SIGN = 0x80
+_SECOND = 1_000_000_000
+Records = dict[bytes, bytes]
+
+
+class TarReader:
+    """Iterates over the entries of an archive; `complete` tells whether its end marker was seen.
+
+    Raises `Corrupt`, `Truncated` or `UnsafeEntry`, which name `where` and the
+    entry. Whatever follows the end marker is left unread in `blocks`.
+    """
+
+    def __init__(self, blocks: Blocks, where: str) -> None:
+        """Read from `blocks`; `where` names the archive in errors."""
+        self._blocks = blocks
+        self._where = where
+        self._common: Records = {}
+        self._own: Records = {}
+        self.complete = False
+
+    def __iter__(self) -> Iterator[tuple[Entry, Content]]:
+        blocks, kinds = self._blocks, _KINDS
+        while blocks.position < blocks.end or blocks.refill():
+            fields = self._header()
+            if fields is None:
+                return
+            kind = kinds.get(fields[5])
+            if kind is None:
+                self._read_special(fields)
+                continue
+            entry, stored, holes = self._entry(fields, kind)
+            self._own = {}
+            if not stored and not holes:
+                if entry:
+                    yield entry, b""
+                continue
+            blocks.left = stored
+            if entry and entry.kind == "reg":
+                yield entry, self._content(stored, holes, entry.path)
+            blocks.skip(blocks.left + padding(stored), self._where)
+        if self._own:
+            raise Truncated("ended after an extended header", where=self._where)
+
+    def _content(self, stored: int, holes: sparse.Sparse | None, path: str) -> Content:
+        blocks, where = self._blocks, self._named(path)
+        if holes:
+            return holes.content(blocks, where)
+        if stored > WHOLE:
+            return blocks.content(stored, where)
+        blocks.left = 0
+        return blocks.take(stored, where)
+
+    def _named(self, name: str) -> str:
+        return f"{self._where}: {name[:200]!r}" if self._where else repr(name[:200])
+
+    def _header(self) -> tuple[bytes, ...] | None:
+        """Return the fields of the next header block; None at the end marker."""
+        blocks = self._blocks
+        at = blocks.position
+        if blocks.end - at < BLOCK:
+            raise Truncated("ended inside a header", where=self._where)
+        blocks.position = at + BLOCK
+        block = blocks.view[at : at + BLOCK]
+        fields = _HEADER.unpack(block)
+        stored = fields[4]
+        try:
+            # The sum is taken modulo 65521, with the field itself as eight spaces.
+            total = int(stored[:6], 8) + (adler32(stored, 0) & 0xFFFF) - 256
+            if total % _ADLER == adler32(block, 0) & 0xFFFF:
+                return fields
+        except ValueError:
+            if not any(block):
+                self._end()
+                return None
+        self._check_sum(bytes(block), stored)
+        return fields
+
+    def _check_sum(self, block: bytes, stored: bytes) -> None:
+        """Raise `Corrupt` unless the checksum is right, or right by the signed sums of ancient programs."""
+        blanked = block[:148] + b" " * 8 + block[156:]
+        unsigned = sum(blanked)
+        signed = unsigned - 256 * sum(1 for byte in blanked if byte >= _SIGN)
+        if number(stored, self._where) not in (unsigned, signed):
+            raise Corrupt("a header's checksum is wrong", where=self._where)
+
+    def _end(self) -> None:
+        blocks = self._blocks
+        self.complete = True
+        if blocks.position < blocks.end or blocks.refill():
+            rest = bytes(blocks.view[blocks.position : min(blocks.position + BLOCK, blocks.end)])
+            if any(rest):
+                raise Corrupt("a block of zeros between entries", where=self._where)
+
+    def _read_special(self, fields: tuple[bytes, ...]) -> None:
+        """Take in a header that describes the next entry, or all that follow."""
+        kind, where = fields[5], self._where
+        size = number(fields[2], where)
+        if kind not in b"xXgLKV":
+            raise Corrupt(f"an entry of the unknown type {kind!r}", where=self._named(_text(fields[0])))
+        if not 0 <= size <= pax.MAX_RECORDS:
+            raise Corrupt(f"an extended header of {size} bytes", where=where)
+        data = bytes(self._blocks.take(size, where))
+        self._blocks.skip(padding(size), where)
+        if kind == b"L":
+            self._own = {**self._own, b"path": data.rstrip(b"\0")}
+        elif kind == b"K":
+            self._own = {**self._own, b"linkpath": data.rstrip(b"\0")}
+        elif kind == b"g":
+            self._common = self._bounded({**self._common, **dict(pax.records(data, where))})
+        elif kind != b"V":
+            self._own = self._bounded({**self._own, **sparse.merged(pax.records(data, where))})
+
+    def _bounded(self, records: Records) -> Records:
+        if sum(len(key) + len(value) for key, value in records.items()) > pax.MAX_RECORDS:
+            raise Corrupt("its extended headers are too large", where=self._where)
+        return records
+
+    def _entry(self, fields: tuple[bytes, ...], kind: Kind) -> tuple[Entry | None, int, sparse.Sparse | None]:
+        """Return the entry (None for one to pass over), how many bytes are stored for it, and its holes."""
+        records = {**self._common, **self._own} if self._common else self._own
+        name = _name(fields, records)
+        where = self._named(name)
+        stored = size = 0
+        holes = None
+        if kind == "reg":
+            stored = size = decimal(records[b"size"], where) if b"size" in records else number(fields[2], where)
+            if fields[5] == b"S" or not sparse.MARKS.isdisjoint(records):
+                holes = self._holes(fields, records, stored, where)
+                stored, size = holes.stored, holes.size
+            elif name.endswith("/"):
+                kind, size = "dir", 0
+        path = clean_archive_path(name, where)
+        if size < 0 or len(path) > MAX_NAME:
+            raise Corrupt(f"a file of {size} bytes under a name of {len(path)}", where=where)
+        if may_be_whiteout(path):
+            return whiteout(path, where), stored, None
+        if not path and kind != "dir":
+            raise UnsafeEntry(f"a {kind} in the place of the root", where=where)
+        mode, uid, gid = _owner(fields[1], self._where)
+        seconds = records.get(b"mtime")
+        entry = Entry(
+            path=path,
+            kind=kind,
+            mode=mode,
+            uid=decimal(records[b"uid"], where) if b"uid" in records else uid,
+            gid=decimal(records[b"gid"], where) if b"gid" in records else gid,
+            size=size,
+            mtime_ns=number(fields[3], where) * _SECOND if seconds is None else pax.time_ns(seconds, where),
+            link=_link(fields, records, kind, where) if kind in _LINKS else "",
+            dev=(number(fields[8][:8], where), number(fields[8][8:], where)) if kind in _DEVICES else (0, 0),
+            xattrs=_xattrs(records) if records else {},
+        )
+        return entry, stored, holes
+
+    def _holes(self, fields: tuple[bytes, ...], records: Records, stored: int, where: str) -> sparse.Sparse:
+        blocks = self._blocks
+        if fields[5] == b"S":
+            block = bytes(blocks.view[blocks.position - BLOCK : blocks.position])
+            return sparse.from_header(block, blocks, stored, where)
+        return sparse.from_records(records, blocks, stored, where)
+
+
+def _text(field: bytes) -> str:
+    """Return a field's text, which ends at its first NUL byte."""
+    return os.fsdecode(field.split(b"\0", 1)[0])
+
+
+def _name(fields: tuple[bytes, ...], records: Records) -> str:
+    """Return the entry's full name."""
+    raw = records.get(sparse.NAME) or records.get(b"path")
+    if raw is None:
+        raw = fields[0].split(b"\0", 1)[0]
+        if fields[7] == _USTAR and fields[9][0]:
+            raw = fields[9].split(b"\0", 1)[0] + b"/" + raw
+    return raw.decode() if raw.isascii() else os.fsdecode(raw)
+
+
+def _link(fields: tuple[bytes, ...], records: Records, kind: Kind, where: str) -> str:
+    """Return a symlink's target as written, or a hard link's path in the tree."""
+    raw = records.get(b"linkpath")
+    link = _text(fields[6]) if raw is None else os.fsdecode(raw)
+    if not link or "\0" in link or len(link) > MAX_NAME:
+        raise Corrupt(f"a link to {link[:200]!r}", where=where)
+    if kind == "symlink":
+        return link
+    link = clean_archive_path(link, where)
+    if not link:
+        raise UnsafeEntry("a hard link to the root", where=where)
+    return link
+
+
+def _xattrs(records: Records) -> dict[str, bytes]:
+    skip = len(pax.XATTR)
+    return {pax.xattr_name(key[skip:]): value for key, value in records.items() if key.startswith(pax.XATTR)}
+
+
+@lru_cache(maxsize=4096)
+def _owner(field: bytes, where: str) -> tuple[int, int, int]:
+    """Return permission bits, user and group from their three fields side by side."""
+    uid, gid = number(field[8:16], where), number(field[16:], where)
+    if uid < 0 or gid < 0:
+        raise Corrupt(f"owner {uid}:{gid}", where=where)
+    return number(field[:8], where) & 0o7777, uid, gid

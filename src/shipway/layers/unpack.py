@@ -1,0 +1,184 @@
+"""A layer blob becomes a tree, in one pass that checks everything."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, Self
+
+from shipway import oci
+from shipway.errors import Corrupt, SizeMismatch
+from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
+from shipway.layers.compression import ByteSource, compression_of, decompressed
+from shipway.layers.tar import TarReader
+from shipway.oci import Descriptor
+from shipway.progress import Progress, ProgressCallback
+from shipway.trees.entry import Buffer, TreeSink
+
+BUFFERS = 6
+"""Buffers of a megabyte in flight between inflating, hashing and parsing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What a layer turned out to be: its DiffID, its size unpacked in bytes, its number of entries."""
+
+    diff_id: str
+    diff_size: int
+    entries: int
+
+
+def unpack(
+    pieces: Iterator[Buffer],
+    descriptor: Descriptor,
+    diff_id: str | None,
+    sink: TreeSink,
+    *,
+    keep: BinaryIO | None = None,
+    limit: int | None = None,
+    where: str = "",
+    progress: ProgressCallback | None = None,
+) -> Unpacked:
+    """Feed the entries of the blob that `pieces` are to `sink`, and the blob's bytes to `keep`.
+
+    When it returns, the blob had the descriptor's digest and size and unpacked
+    to `diff_id` (if one is given); before that nothing of `sink` or `keep`
+    is to be trusted, so the caller finishes them only now. `limit` bounds the
+    unpacked size in bytes. `pieces` is consumed in a thread of its own.
+
+    Raises `UnknownMediaType`; `Truncated`, `SizeMismatch` or `DigestMismatch`
+    if these are not the right bytes; and only if they are, `Corrupt` or
+    `UnsafeEntry`, naming the entry, for what is wrong with the layer itself.
+    """
+    where = where or descriptor.digest
+    blob = _Blob(pieces, descriptor, keep, where)
+    source = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
+    with _Inflating(source, limit, where) as inflating:
+        try:
+            entries = _feed(inflating, sink, blob, progress, where)
+        except Corrupt:
+            # Whether the blob was damaged on its way, or made so, is for its digest to say.
+            inflating.stop()
+            blob.drain()
+            blob.check()
+            raise
+        inflating.stop()
+    blob.drain()
+    blob.check()
+    if diff_id is not None:
+        oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
+    return Unpacked(inflating.digest, inflating.size, entries)
+
+
+def _feed(inflating: _Inflating, sink: TreeSink, blob: _Blob, progress: ProgressCallback | None, where: str) -> int:
+    entries = 0
+    buffers = inflating.buffers()
+    if progress is not None:
+        buffers = _reporting(buffers, blob, progress)
+    add = sink.add
+    for entry, content in TarReader(Blocks(buffers), where):
+        add(entry, content)
+        entries += 1
+    for _ in buffers:
+        pass
+    return entries
+
+
+def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallback) -> Iterator[Filled]:
+    total, digest = blob.descriptor.size, blob.descriptor.digest
+    for filled in buffers:
+        progress(Progress("unpack", digest, blob.size, total))
+        yield filled
+    progress(Progress("unpack", digest, blob.size, total))
+
+
+class _Blob:
+    """Hashes a blob's pieces, and keeps them, as they pass by."""
+
+    def __init__(self, pieces: Iterator[Buffer], descriptor: Descriptor, keep: BinaryIO | None, where: str) -> None:
+        self.descriptor = descriptor
+        self.size = 0
+        self._pieces = iter(pieces)
+        self._hash = hashlib.sha256()
+        self._keep = keep
+        self._where = where
+
+    def __iter__(self) -> Iterator[Buffer]:
+        promised = self.descriptor.size
+        for piece in self._pieces:
+            self.size += len(piece)
+            if self.size > promised:
+                raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self._where)
+            self._hash.update(piece)
+            if self._keep is not None:
+                self._keep.write(piece)
+            yield piece
+
+    def drain(self) -> None:
+        """Read what nobody asked for."""
+        for _ in self:
+            pass
+
+    def check(self) -> None:
+        """Raise `Truncated` or `DigestMismatch` unless the blob, all read, is what it should be."""
+        oci.check_size(self.size, self.descriptor.size, self._where)
+        oci.check_match("sha256:" + self._hash.hexdigest(), self.descriptor.digest, self._where)
+
+
+class _Inflating:
+    """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader."""
+
+    def __init__(self, source: ByteSource, limit: int | None, where: str) -> None:
+        self.size = 0
+        self._source = source
+        self._limit = limit
+        self._where = where
+        self._hash = hashlib.sha256()
+        self._stopped = False
+        self._inflater = ThreadPoolExecutor(1, "inflate")
+        self._hasher = ThreadPoolExecutor(1, "hash")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def digest(self) -> str:
+        """The DiffID, once all buffers were taken."""
+        return "sha256:" + self._hash.hexdigest()
+
+    def stop(self) -> None:
+        """Wait for what is under way; nothing more is read from the source."""
+        self._stopped = True
+        self._inflater.shutdown(cancel_futures=True)
+        self._hasher.shutdown(cancel_futures=True)
+
+    def buffers(self) -> Iterator[Filled]:
+        """Yield filled buffers in order; each is used again once the next but one is asked for."""
+        filling: deque[tuple[bytearray, Future[int]]] = deque()
+        for _ in range(BUFFERS):
+            buffer = bytearray(BUFFER_SIZE)
+            filling.append((buffer, self._inflater.submit(self._fill, buffer)))
+        while True:
+            buffer, filled = filling.popleft()
+            size = filled.result()
+            if not size:
+                break
+            hashed = self._hasher.submit(self._hash.update, memoryview(buffer)[:size])
+            yield buffer, size
+            hashed.result()
+            filling.append((buffer, self._inflater.submit(self._fill, buffer)))
+
+    def _fill(self, buffer: bytearray) -> int:
+        if self._stopped:
+            return 0
+        size = self._source.readinto(memoryview(buffer))
+        self.size += size
+        if self._limit is not None and self.size > self._limit:
+            raise Corrupt(f"unpacks to more than the {self._limit} bytes allowed", where=self._where)
+        return size
