@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
+from support.edits import LAYERS
 
-from shipway.errors import Corrupt, UnsafeEntry
-from shipway.trees.entry import Entry, Kind
+from shipway.errors import Corrupt, ShipwayError, UnsafeEntry
+from shipway.trees.directory import DirectoryTree
+from shipway.trees.entry import Entry
 from shipway.trees.merged import MergedTree
+from shipway.trees.writer import TreeWriter
 
 
 def directory(path: str, mode: int = 0o750) -> Entry:
@@ -128,14 +132,15 @@ def test_missing_parents_are_taken_from_lower_layers() -> None:
     assert entry.mode == 0o700
 
 
-def test_a_missing_parent_replaces_a_file_of_a_lower_layer() -> None:
-    assert paths([regular("a")], [regular("a/x")]) == {"a", "a/x"}
-
-
-def test_an_entry_below_a_symlink_of_its_own_layer_is_refused() -> None:
+def test_an_entry_below_something_that_is_no_directory_is_refused() -> None:
     for other in (symlink("a", "/etc"), regular("a")):
-        with pytest.raises(UnsafeEntry, match="'a' holds entries but is no directory"):
-            MergedTree([[other, regular("a/x")]])
+        for layers in ([[other, regular("a/x")]], [[other], [regular("a/x")]]):
+            with pytest.raises(UnsafeEntry, match="'a' holds entries but is no directory"):
+                MergedTree(layers)
+
+
+def test_a_file_that_was_removed_gives_way_to_a_directory() -> None:
+    assert paths([regular("a")], [whiteout("a"), regular("a/x")]) == {"a", "a/x"}
 
 
 def test_the_root_cannot_become_something_else() -> None:
@@ -190,6 +195,7 @@ def test_a_hard_link_that_takes_its_targets_directorys_place_keeps_the_file() ->
         ([[hardlink("h", "gone")]], "'h' is a hard link to nothing, 'gone'"),
         ([[directory("d"), hardlink("h", "d")]], "'h' is a hard link to a directory, 'd'"),
         ([[regular("t")], [whiteout("t"), hardlink("h", "t")]], "nothing"),
+        ([[regular("h")], [hardlink("h", "h")]], "itself"),
     ],
 )
 def test_a_hard_link_to_nothing_or_a_directory_is_corrupt(layers: list[list[Entry]], what: str) -> None:
@@ -212,64 +218,84 @@ def test_a_very_deep_path_is_no_problem() -> None:
     assert len(MergedTree([[regular(deep)]])) == 2001
 
 
-# A slow and plain statement of the same rules: a dict of paths, searched by prefix.
+Layer = list[tuple[Entry, bytes]]
 
 
-def _drop(tree: dict[str, str], path: str, *, below_only: bool = False) -> None:
-    for other in [other for other in tree if other.startswith(path + "/") or (other == path and not below_only)]:
-        del tree[other]
+def _owned(layer: Layer) -> Layer:
+    return [(replace(entry, uid=os.geteuid(), gid=os.getegid()), content) for entry, content in layer]
 
 
-def _naive(layers: Sequence[Sequence[Entry]]) -> dict[str, str]:
-    tree: dict[str, str] = {}
+def _apply(path: Path, layer: Layer) -> int | None:
+    """Write a layer over the tree at `path`; return the index of the entry that is refused, if one is."""
+    done = 0
+    try:
+        with TreeWriter(path) as writer:
+            for entry, content in layer:
+                writer.add(entry, content)
+                done += 1
+            writer.finish()
+    except ShipwayError:
+        return done
+    return None
+
+
+def _apply_all(base: Path, layers: list[Layer]) -> tuple[list[list[Entry]], dict[str, Entry]]:
+    """Unpack layers one over the other; return them without what was refused, and the resulting tree."""
+    accepted: list[Layer] = []
+    found: dict[str, Entry] = {}
     for layer in layers:
-        marks = [entry for entry in layer if entry.kind in ("whiteout", "opaque")]
-        for entry in marks:
-            _drop(tree, entry.path, below_only=entry.kind == "opaque")
-        for entry in layer:
-            if entry in marks:
-                continue
-            parts = entry.path.split("/")
-            for above in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
-                if not tree.get(above, "").startswith("dir"):
-                    tree[above] = "dir 755"
-            if entry.kind != "dir" or not tree.get(entry.path, "").startswith("dir"):
-                _drop(tree, entry.path)
-            tree[entry.path] = f"dir {entry.mode:o}" if entry.kind == "dir" else f"{entry.kind} {entry.uid}"
-    return tree
+        left = _owned(layer)
+        while True:
+            path = Path(tempfile.mkdtemp(dir=base))
+            for lower in accepted:
+                assert _apply(path, lower) is None
+            refused = _apply(path, left)
+            if refused is None:
+                break
+            del left[refused]
+        accepted.append(left)
+        with DirectoryTree(path) as tree:
+            found = {entry.path: entry for entry in tree.entries()}
+    return [[entry for entry, _ in layer] for layer in accepted], found
 
 
-_KINDS: list[Kind] = ["dir", "reg", "fifo", "whiteout", "opaque"]
-_kinds = st.sampled_from(_KINDS)
-_paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
+def _comparable(tree: dict[str, Entry], listed: set[str]) -> dict[str, tuple[Entry, list[str]]]:
+    """Return all that has to agree: that is all, but for directories that no layer lists, and directories' times."""
+    names: dict[int, list[str]] = {}
+    for path, entry in tree.items():
+        if entry.inode:
+            names.setdefault(entry.inode, []).append(path)
+    return {
+        path: (
+            replace(entry, inode=0, mtime_ns=0 if entry.is_dir else entry.mtime_ns),
+            sorted(names.get(entry.inode, [path])),
+        )
+        for path, entry in tree.items()
+        if path in listed or not entry.is_dir
+    }
 
 
-@st.composite
-def _layers(draw: st.DrawFn) -> list[list[Entry]]:
-    layers = []
-    for number in range(draw(st.integers(1, 4))):
-        kinds = draw(st.dictionaries(_paths, _kinds, max_size=8))
-        solid = {path for path, kind in kinds.items() if kind in ("reg", "fifo")}
-        layer = [
-            Entry(path=path, kind=kind, mode=0o700 + number if kind == "dir" else 0, uid=number)
-            for path, kind in kinds.items()
-            if not any(path.startswith(other + "/") for other in solid)
-        ]
-        layers.append(draw(st.permutations(layer)))
-    return layers
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LAYERS)
+def test_the_merged_view_is_the_tree_that_unpacking_the_layers_makes(layers: list[Layer]) -> None:
+    with tempfile.TemporaryDirectory() as base:
+        accepted, expected = _apply_all(Path(base), layers)
+    merged = everything(MergedTree(accepted))
+    assert merged.keys() == expected.keys()
+    listed = {entry.path for layer in accepted for entry in layer}
+    assert _comparable(merged, listed) == _comparable(expected, listed)
 
 
-@given(_layers())
-def test_the_merged_view_is_what_applying_layer_by_layer_gives(layers: list[list[Entry]]) -> None:
-    merged = everything(MergedTree(layers))
-    del merged[""]
-    described = {path: f"dir {e.mode:o}" if e.is_dir else f"{e.kind} {e.uid}" for path, e in merged.items()}
-    assert described == _naive(layers)
-
-
-@given(_layers())
-def test_merging_is_the_same_with_empty_layers_in_between(layers: list[list[Entry]]) -> None:
+@given(LAYERS)
+def test_empty_layers_in_between_change_nothing(layers: list[Layer]) -> None:
+    entries = [[entry for entry, _ in layer] for layer in layers]
     padded: list[list[Entry]] = [[]]
-    for layer in layers:
+    for layer in entries:
         padded += [layer, []]
-    assert everything(MergedTree(layers)) == everything(MergedTree(padded))
+    try:
+        expected = everything(MergedTree(entries))
+    except Corrupt:
+        with pytest.raises(Corrupt):
+            MergedTree(padded)
+    else:
+        assert everything(MergedTree(padded)) == expected

@@ -1,6 +1,6 @@
 """The one tree that a stack of layers shows.
 
-Layers are applied base first, as unpacking them one over the other would
+Layers are applied base first and entry by entry, as unpacking them one over the other would
 (image-spec, layer.md, Applying Changesets), but on entries alone:
 
 - whiteouts and opaque directories remove what *lower* layers brought, never
@@ -16,7 +16,7 @@ The cost is one pass over the entries, whatever the layers remove.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -24,14 +24,15 @@ from shipway.errors import Corrupt, UnsafeEntry
 from shipway.trees.entry import Entry, join, name_key, parent_of
 
 IMPLIED_MODE = 0o755
+_ORDINARY = frozenset(("reg", "dir", "symlink", "fifo"))
 
 
 class MergedTree:
     """The merged view of `layers`, base first; what is not in it is not in the tree.
 
     `where` names the layers in messages, by their place. Raises `Corrupt` for a
-    hard link to a directory or to nothing, and `UnsafeEntry` for an entry that its own layer
-    places below something that is not a directory.
+    hard link to a directory, itself or nothing, and `UnsafeEntry` for an entry below something that
+    is not a directory.
     """
 
     def __init__(self, layers: Sequence[Iterable[Entry]], where: str = "image") -> None:
@@ -68,26 +69,18 @@ class MergedTree:
         return len(self._entries)
 
     def _apply(self, number: int, layer: Iterable[Entry]) -> None:
-        brought: list[Entry] = []
-        for entry in layer:
-            kind = entry.kind
-            if kind == "whiteout" or (kind == "char" and entry.dev == (0, 0)):  # overlayfs' own whiteout
-                self._remove(entry.path)
-            elif kind == "opaque":
-                self._empty(entry.path)
-            else:
-                brought.append(entry)
-        self._place(number, brought)
-
-    def _place(self, number: int, brought: list[Entry]) -> None:
         entries, layers, children = self._entries, self._layers, self._children
-        for entry in brought:
+        own: set[str] = {""}
+        """Paths at or below which this layer has something."""
+        for entry in layer:
             path, kind, holder = entry.path, entry.kind, number
-            if not path:
+            if not path and kind != "opaque":
                 self._take_root(number, entry)
                 continue
             if kind == "hardlink":
                 entry, holder = self._linked(number, entry)  # noqa: PLW2901  from here on it is that file
+            elif kind not in _ORDINARY and self._remove_lower(entry, own):
+                continue
             elif entry.inode:
                 entry = replace(entry, inode=0)  # noqa: PLW2901  numbers of a layer mean nothing here
             parent, _, name = path.rpartition("/")
@@ -101,6 +94,25 @@ class MergedTree:
             siblings[name] = None
             entries[path] = entry
             layers[path] = holder
+            own.add(path)
+            if parent not in own:
+                _add_with_parents(own, parent)
+
+    def _remove_lower(self, entry: Entry, own: set[str]) -> bool:
+        """Remove what `entry` says of what lower layers brought; return False if it is no such entry."""
+        path = entry.path
+        if entry.kind == "opaque":
+            if path in self._children:
+                _add_with_parents(own, path)
+                self._empty(path, own)
+            return True
+        if entry.kind == "whiteout" or entry.dev == (0, 0):  # a device 0:0 is overlayfs' own whiteout
+            if path in own:
+                self._empty(path, own)
+            else:
+                self._remove(path)
+            return True
+        return False
 
     def _take_root(self, number: int, entry: Entry) -> None:
         if entry.kind != "dir":
@@ -111,8 +123,8 @@ class MergedTree:
     def _linked(self, number: int, link: Entry) -> tuple[Entry, int]:
         """Return a hard link as the file it names, and the layer that holds its content."""
         target = self._entries.get(link.link)
-        if target is None or target.is_dir:
-            what = "a directory" if target else "nothing"
+        if target is None or target.is_dir or link.link == link.path:
+            what = "nothing" if target is None else "a directory" if target.is_dir else "itself"
             raise Corrupt(
                 f"{link.path[:200]!r} is a hard link to {what}, {link.link[:200]!r}", where=self._layer_name(number)
             )
@@ -128,11 +140,10 @@ class MergedTree:
         while (parent := parent_of(lacking[-1])) not in self._children:
             lacking.append(parent)
         for missing in reversed(lacking):
-            if self._layers.get(missing) == number:
+            if missing in self._entries:
                 raise UnsafeEntry(
                     f"{missing[:200]!r} holds entries but is no directory", where=self._layer_name(number)
                 )
-            self._remove(missing)
             parent, _, name = missing.rpartition("/")
             self._children[parent][name] = None
             self._entries[missing] = _implied(missing)
@@ -141,9 +152,6 @@ class MergedTree:
         return self._children[path]
 
     def _remove(self, path: str) -> None:
-        if not path:
-            self._empty(path)
-            return
         if path not in self._entries:
             return
         self._empty(path)
@@ -152,19 +160,29 @@ class MergedTree:
         parent, _, name = path.rpartition("/")
         del self._children[parent][name]
 
-    def _empty(self, path: str) -> None:
-        names = self._children.get(path)
-        if not names:
-            return
-        pending = [join(path, name) for name in names]
-        names.clear()
+    def _empty(self, path: str, but: Container[str] = ()) -> None:
+        """Remove what is below a directory, except for the paths in `but`."""
+        pending = [path]
         while pending:
             path = pending.pop()
-            del self._entries[path], self._layers[path]
-            pending += [join(path, name) for name in self._children.pop(path, ())]
+            names = self._children.get(path, {})
+            for name in list(names):
+                below = join(path, name)
+                if below in self._children:
+                    pending.append(below)
+                if below not in but:
+                    del self._entries[below], self._layers[below], names[name]
+            if path not in self._entries:
+                del self._children[path]
 
     def _layer_name(self, number: int) -> str:
         return f"{self._where}, layer {number}"
+
+
+def _add_with_parents(own: set[str], path: str) -> None:
+    while path not in own:
+        own.add(path)
+        path = parent_of(path)
 
 
 def _implied(path: str) -> Entry:
