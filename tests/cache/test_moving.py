@@ -332,7 +332,7 @@ def test_what_buildkit_built_is_pulled_and_extracted_exactly(
         check=True,
         capture_output=True,
     )
-    assert counts(other) == (0, 4)
+    assert counts(other) == (0, 5)
     expected = tmp_path / "expected"
     expected.mkdir()
     archive = str(FIXTURES / "rootfs-final.tar.xz")

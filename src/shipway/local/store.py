@@ -44,6 +44,7 @@ class Store:
         `Unavailable` if the directory cannot be used.
         """
         self.root = root
+        self._closed = False
         with disk_errors(root):
             for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
                 (root / name).mkdir(mode=0o700, parents=not name, exist_ok=True)
@@ -62,7 +63,10 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Close the database and stop counting as somebody who has the store open."""
+        """Let go of what is held, and of the database. Closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         if hasattr(self, "records"):
             self.drop_snapshots(self.records.let_go(self.leases.instance))
         if hasattr(self, "leases"):
