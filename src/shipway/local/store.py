@@ -67,8 +67,9 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        if hasattr(self, "records"):
+        if hasattr(self, "driver"):
             self.drop_snapshots(self.records.let_go(self.leases.instance))
+            self.driver.close()
         if hasattr(self, "leases"):
             self.leases.close()
         self.database.close()

@@ -84,3 +84,6 @@ class SnapshotDriver(Protocol):
 
     def keys(self) -> Iterator[str]:
         """Yield the key of every snapshot on disk."""
+
+    def close(self) -> None:
+        """Let go of everything: what `mounted` still shows in this process is taken away."""

@@ -65,6 +65,14 @@ class Mountpoints:
         """Remove a private copy."""
         _remove(path)
 
+    def close(self) -> None:
+        """Take away this process's directory, and what is still mounted there."""
+        with self._guard:
+            if self._own is not None and self._owner == os.getpid():
+                self._clear(self._own)
+                os.close(self._lock_fd)
+                self._own = None
+
     def _home(self) -> Path:
         with self._guard:
             if self._own is None or self._owner != os.getpid():

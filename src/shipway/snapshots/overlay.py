@@ -247,6 +247,10 @@ class OverlayDriver:
         """Remove a snapshot; one that is not there is no error."""
         self._layout.remove(key)
 
+    def close(self) -> None:
+        """Take away what is still mounted; see `SnapshotDriver.close`."""
+        self._mountpoints.close()
+
     def keys(self) -> Iterator[str]:
         """Yield the key of every snapshot on disk."""
         return self._layout.keys()
