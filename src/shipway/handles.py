@@ -130,7 +130,9 @@ class Handle:
     def mount(self, *, readonly: bool = False) -> list[Mount]:
         """Return the mounts that show the tree, valid while the ref is held."""
         record = self._record()
-        return self._store.driver.mounts(self._store.snapshot_chain(record), readonly=readonly or not record.mutable)
+        return self._store.driver.mounts(
+            self._store.snapshot_chain(record), readonly=readonly, settled=not record.mutable
+        )
 
     @contextmanager
     def mounted(self, *, readonly: bool = False) -> Iterator[Path]:
@@ -140,7 +142,7 @@ class Handle:
             self._mounted += 1
         try:
             chain = self._store.snapshot_chain(record)
-            with self._store.driver.mounted(chain, readonly=readonly or not record.mutable) as path:
+            with self._store.driver.mounted(chain, readonly=readonly, settled=not record.mutable) as path:
                 yield path
         finally:
             with self._lock:

@@ -383,3 +383,19 @@ def test_two_caches_of_one_process_see_each_other(open_cache: OpenCache) -> None
     done.release()
     one.close()
     assert counts(two) == (0, 1)
+
+
+def test_two_processes_may_mount_what_is_committed_but_not_finalized(open_cache: OpenCache) -> None:
+    one, two = open_cache(), open_cache()
+    with one.new(commit(one, base="1"), policy=RETAIN) as work:
+        write(work, file="text")
+        done = work.commit()
+    with two.get(done.id) as same, done.mounted() as here, same.mounted() as there:
+        assert (here / "file").read_text() == (there / "file").read_text() == "text"
+        for path in (here, there):
+            with pytest.raises(OSError, match="Read-only"):
+                (path / "file").write_text("changed")
+    done.release()
+    with two.get_mutable(work.id) as again:
+        write(again, file="changed")
+        assert read(again, "file") == "changed"

@@ -57,13 +57,17 @@ class SnapshotDriver(Protocol):
     def is_committed(self, key: str) -> bool:
         """Whether `key` is committed; `NotFound` if there is no such snapshot."""
 
-    def mounts(self, chain: Chain, *, readonly: bool) -> list[Mount]:
-        """Return the mounts that show the chain's tree; a committed snapshot's are always read-only."""
+    def mounts(self, chain: Chain, *, readonly: bool, settled: bool = False) -> list[Mount]:
+        """Return the mounts that show the chain's tree; a committed snapshot's are always read-only.
 
-    def mounted(self, chain: Chain, *, readonly: bool) -> AbstractContextManager[Path]:
+        `settled` says that nobody writes into the snapshot any more, though it is still active (its ref was
+        committed, but not finalized): it is shown as a committed one is, by as many processes as like to.
+        """
+
+    def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> AbstractContextManager[Path]:
         """Return a context manager that yields a directory with the tree and cleans up.
 
-        Several at a time, from several threads, share their data.
+        Several at a time, from several threads, share their data. See `mounts` for `settled`.
         """
 
     def tree(self, chain: Chain) -> AbstractContextManager[LocalTree]:

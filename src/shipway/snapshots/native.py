@@ -106,19 +106,19 @@ class NativeDriver:
         """Whether `key` is committed; `NotFound` if there is no such snapshot."""
         return self._layout.is_committed(key)
 
-    def mounts(self, chain: Chain, *, readonly: bool) -> list[Mount]:
+    def mounts(self, chain: Chain, *, readonly: bool, settled: bool = False) -> list[Mount]:
         """Return the mounts that show the chain's tree; see `SnapshotDriver.mounts`."""
-        return [_bind(self._files(chain), readonly=readonly or self.is_committed(chain[-1]))]
+        return [_bind(self._files(chain), readonly=readonly or settled or self.is_committed(chain[-1]))]
 
     @contextmanager
-    def mounted(self, chain: Chain, *, readonly: bool) -> Iterator[Path]:
+    def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> Iterator[Path]:
         """Show the chain's tree; see `SnapshotDriver.mounted`.
 
-        Where mounting is not allowed a committed one is shown as a private copy, an active one as itself.
+        Where mounting is not allowed a settled one is shown as a private copy, another as itself.
         """
         files = self._files(chain)
-        committed = self.is_committed(chain[-1])
-        if not committed and not (readonly and self.can_mount):
+        settled = settled or self.is_committed(chain[-1])
+        if not settled and not (readonly and self.can_mount):
             yield files
         elif self.can_mount:
             point = self._mountpoints.new()

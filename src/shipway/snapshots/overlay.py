@@ -128,31 +128,32 @@ class OverlayDriver:
         """Whether `key` is committed; `NotFound` if there is no such snapshot."""
         return self._layout.is_committed(key)
 
-    def mounts(self, chain: Chain, *, readonly: bool) -> list[Mount]:
+    def mounts(self, chain: Chain, *, readonly: bool, settled: bool = False) -> list[Mount]:
         """Return the mounts that show the chain's tree; see `SnapshotDriver.mounts`."""
-        self._reset_work(chain)
-        return self._mounts(chain, readonly=readonly, volatile=False)
+        settled = settled or self.is_committed(chain[-1])
+        if not settled:
+            self._reset_work(chain)
+        return self._mounts(chain, readonly=readonly, settled=settled, volatile=False)
 
-    def _mounts(self, chain: Chain, *, readonly: bool, volatile: bool) -> list[Mount]:
+    def _mounts(self, chain: Chain, *, readonly: bool, settled: bool, volatile: bool) -> list[Mount]:
         layers = self._layout.files(chain)
-        committed = self.is_committed(chain[-1])
-        readonly = readonly or committed
+        readonly = readonly or settled
         if len(layers) == 1:
             return [Mount("bind", layers[0], options=("bind", "ro" if readonly else "rw"))]
         options = tuple(one for one in self._options if one != "volatile" or volatile)
-        if committed:
+        if settled:
             return [Overlay(tuple(layers), "", "", options, readonly=True).as_mount()]
         work = os.path.join(self._layout.path(chain[-1]), WORK)
         return [Overlay(tuple(layers[:-1]), layers[-1], work, options, readonly=readonly).as_mount()]
 
-    def mounted(self, chain: Chain, *, readonly: bool) -> AbstractContextManager[Path]:
+    def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> AbstractContextManager[Path]:
         """Return a context manager that shows the chain's tree; see `SnapshotDriver.mounted`.
 
         What still uses a mount when the block ends sees it until it stops; for a
         writable one that is an error, `Locked`, since it may go on writing.
         """
-        if self.is_committed(chain[-1]):
-            return self._shown(self._mounts(chain, readonly=True, volatile=False))
+        if settled or self.is_committed(chain[-1]):
+            return self._shown(self._mounts(chain, readonly=True, settled=True, volatile=False))
         return self._shown_active(chain, readonly=readonly)
 
     @contextmanager
@@ -184,7 +185,7 @@ class OverlayDriver:
             shared = self._shared.get(chain[-1])
             if shared is None:
                 self._reset_work(chain)
-                shared = _Shared(self._mount(self._mounts(chain, readonly=False, volatile=True)))
+                shared = _Shared(self._mount(self._mounts(chain, readonly=False, settled=False, volatile=True)))
                 self._shared[chain[-1]] = shared
             shared.users += 1
             return shared.path
