@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from shipway.errors import Invalid, NotFound
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.progress import Progress, ProgressCallback
@@ -22,7 +23,7 @@ def import_tree(
     changes meanwhile, `NoSpace`; the store is then as it was.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(DirectoryTree(path))
+        source = stack.enter_context(_open(path))
         below = stack.enter_context(store.tree(parent)) if parent is not None else None
         entries = changes(below, source)
         total = sum(entry.size for entry in entries)
@@ -43,3 +44,12 @@ def import_tree(
                     sink.add(entry)
             sink.finish()
         return store.records.add(new, mutable=False, snapshot=key, parent=parent.id if parent is not None else None)
+
+
+def _open(path: Path) -> DirectoryTree:
+    try:
+        return DirectoryTree(path)
+    except FileNotFoundError as error:
+        raise NotFound("no such directory", where=str(path)) from error
+    except NotADirectoryError as error:
+        raise Invalid("not a directory", where=str(path), todo="name the directory that holds it") from error

@@ -34,6 +34,11 @@ def demo(*, tree: Path | None = None, keep: bool = False, session: InSession) ->
         report = run(tree, work=work, announce=announce)
     kept = {"kept": str(work) if work else None}
     session.show(_document(report) | kept, _lines(report, work))
+    conclude(report)
+
+
+def conclude(report: Report) -> None:
+    """Raise `Corrupt` if anything arrived other than it left, `ShipwayError` for a figure that was missed."""
     if report.mismatches:
         more = f" and {len(report.mismatches) - 1} more" if len(report.mismatches) > 1 else ""
         raise Corrupt(f"what arrived is not what left: {report.mismatches[0]}{more}")

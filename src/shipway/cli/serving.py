@@ -8,6 +8,7 @@ import sys
 import threading
 
 from shipway.cli.session import InSession
+from shipway.oci import DEFAULT_REPOSITORY
 
 
 def serve(*, host: str = "127.0.0.1", port: int = 5000, until_eof: bool = False, session: InSession) -> None:
@@ -18,17 +19,18 @@ def serve(*, host: str = "127.0.0.1", port: int = 5000, until_eof: bool = False,
         port: The port; 0 takes a free one.
         until_eof: Stop when standard input ends, so that a program that starts a server never leaves one behind.
     """
-    from shipway.server import serve_cache  # noqa: PLC0415  only this command needs the HTTP server
+    from shipway.server.app import serve as serve_http  # noqa: PLC0415  only this command needs the HTTP server
+    from shipway.server.store_backend import StoreBackend  # noqa: PLC0415  same
 
     def ready(url: str) -> None:
-        reference = "oci://" + url.rstrip("/").partition("://")[2]
+        reference = f"oci://{url.partition('://')[2]}/{DEFAULT_REPOSITORY}"
         session.show({"url": url, "reference": reference}, [f"serving {cache.root} at {reference}"])
         sys.stdout.flush()
 
     if until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     with session.open() as cache:
-        serve_cache(cache, host=host, port=port, ready=ready)
+        serve_http(StoreBackend(cache), host, port, ready=ready)
 
 
 def _stop_at_eof() -> None:

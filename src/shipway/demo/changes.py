@@ -16,6 +16,8 @@ from shipway.trees.entry import parent_of
 ADDED = "shipway-demo"
 """The directory that the second layer adds."""
 NEEDED_FILES = 4
+READABLE = (".py", ".c", ".h", ".go", ".rs", ".js", ".txt", ".md")
+"""Files that a person may know are chosen if there are any."""
 SMALL = 20
 """A directory with at most so many entries may go."""
 
@@ -29,17 +31,17 @@ class Plan:
     edited: str
     """The file that B changes: larger than nine of ten others."""
     deleted: str
-    emptied_of: str | None
+    removed: str | None
     """A small directory that is removed, if there is one."""
     chmodded: str
 
 
 def plan_changes(source: dict[str, Look]) -> Plan:
     """Choose paths; equal trees give equal plans. `Invalid` if there are too few files."""
-    files = sorted(
-        (path for path, one in source.items() if one.type == "file" and one.size and len(one.names) == 1),
-        key=lambda path: (source[path].size, path),
-    )
+    files = [path for path, one in source.items() if one.type == "file" and one.size and len(one.names) == 1]
+    readable = [path for path in files if path.endswith(READABLE)]
+    files = readable if len(readable) >= NEEDED_FILES else files
+    files.sort(key=lambda path: (source[path].size, path))
     if len(files) < NEEDED_FILES:
         raise Invalid(f"has {len(files)} non-empty files, and the demo needs {NEEDED_FILES}", where="--tree")
     if ADDED in source:
@@ -92,8 +94,8 @@ def apply(plan: Plan, root: Path) -> None:
         for name in names:
             os.utime(os.path.join(path, name), ns=(0, 1_234_567_890_123_456_789), follow_symlinks=False)
     (root / plan.deleted).unlink()
-    if plan.emptied_of is not None:
-        shutil.rmtree(root / plan.emptied_of)
+    if plan.removed is not None:
+        shutil.rmtree(root / plan.removed)
     chmodded = root / plan.chmodded
     chmodded.chmod(0o600)
 
@@ -107,14 +109,14 @@ def expect(plan: Plan, source: dict[str, Look], live: dict[str, Look]) -> dict[s
     expected = {path: one for path, one in source.items() if not _is_removed(plan, path)}
     expected[plan.chmodded] = replace(expected[plan.chmodded], mode=0o600)
     expected |= {path: one for path, one in live.items() if path == ADDED or path.startswith(ADDED + "/")}
-    touched = {"", parent_of(plan.deleted), parent_of(plan.emptied_of or "")}
+    touched = {"", parent_of(plan.deleted), parent_of(plan.removed or "")}
     for path in touched:  # their mtimes are new
         expected[path] = replace(expected[path], mtime_ns=live[path].mtime_ns)
     return expected
 
 
 def _is_removed(plan: Plan, path: str) -> bool:
-    gone = plan.emptied_of
+    gone = plan.removed
     return path == plan.deleted or (gone is not None and (path == gone or path.startswith(gone + "/")))
 
 

@@ -25,7 +25,7 @@ from shipway.demo.changes import Plan, apply, edit, expect, plan_changes
 from shipway.demo.report import Report, Step, Target
 from shipway.demo.server import serving
 from shipway.errors import Corrupt, NotFound
-from shipway.oci import key_tag
+from shipway.oci import Reference, key_tag
 from shipway.progress import Progress
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
 from shipway.trees.compare import Look, differences, look
@@ -87,7 +87,7 @@ class _Job:
         self._extract(remote, plan.sample, expected)
         pulled = self._pull(remote, expected)
         changed, expected = self._change(b, pulled, plan.edited, expected)
-        self._push(b, changed, f"{address}:{key_tag(CHANGED_KEY)}", plan.edited)
+        self._push(b, changed, str(Reference.parse(address).at(tag=key_tag(CHANGED_KEY))), plan.edited)
         self._read_back(plan.edited, expected)
         return Report(
             tree=name,
@@ -102,13 +102,15 @@ class _Job:
     def _commit(self, source: Looks, plan: Plan, name: str) -> Looks:
         with self._step("A", "commit", f"{len(source):,} entries"):
             base = self._stack.enter_context(self._a.import_tree(self._tree, description=name))
-        with self._step("A", "change", "a second layer: add, change, remove"), self._a.new(base) as work:
-            with work.mounted() as path:
+        with self._a.new(base) as work:
+            with self._step("A", "change", "a second layer: add, change, remove"), work.mounted() as path:
                 apply(plan, path)
+            with work.mounted(readonly=True) as path:
                 live = look(path)
             done = self._stack.enter_context(work.commit())
         expected = expect(plan, source, live)
-        self._compare("A", "what A committed", expected, live)
+        with done.mounted() as path:
+            self._compare("A", "what A committed", expected, path)
         with self._step("A", "key put", KEY):
             self._a.put(KEY, done)
         return expected
@@ -126,8 +128,8 @@ class _Job:
             moved = remote.extract(into, "/" + sample).traffic.received
             note(moved, remote.size())
         name = os.path.basename(sample)
-        arrived = look(into)
-        self._compare("B", "the extracted file", {name: _alone(expected[sample], name)}, {name: arrived[name]})
+        around = look(into)[""]  # the directory itself was not asked for
+        self._compare("B", "the extracted file", {"": around, name: _alone(expected[sample], name)}, into)
         self._targets.append(Target("extract of one file", moved, int(EXTRACT_SHARE * remote.size())))
 
     def _pull(self, remote: RemoteImmutableRef, expected: Looks) -> LocalImmutableRef:
@@ -141,16 +143,17 @@ class _Job:
             pulled = self._stack.enter_context(remote.pull(progress=watch))
             note(sum(layers.values()), remote.size())
         with pulled.mounted() as path:
-            self._compare("B", "what B pulled", expected, look(path))
+            self._compare("B", "what B pulled", expected, path)
         return pulled
 
     def _change(
         self, b: Cache, pulled: LocalImmutableRef, edited: str, expected: Looks
     ) -> tuple[LocalImmutableRef, Looks]:
         how = "mounted" if b.driver.can_mount else "checked out"
-        with self._step("B", "change", f"/{edited}, {how}"), b.new(pulled) as work:
-            with work.mounted() as path:
+        with b.new(pulled) as work:
+            with self._step("B", "change", f"/{edited}, {how}"), work.mounted() as path:
                 edit(path / edited)
+            with work.mounted(readonly=True) as path:
                 after = look(path)
             changed = self._stack.enter_context(work.commit())
         return changed, expected | {edited: after[edited]}
@@ -175,13 +178,13 @@ class _Job:
                 if not file.read().endswith(b"# changed by worker B\n"):
                     raise Corrupt("worker A does not see the change", where=f"/{edited}")
         with back.mounted() as path:
-            self._compare("A", "what came back", expected, look(path))
+            self._compare("A", "what came back", expected, path)
 
-    def _compare(self, worker: str, what: str, expected: Looks, actual: Looks) -> None:
-        with self._step(worker, "compare", ""):
+    def _compare(self, worker: str, what: str, expected: Looks, path: Path) -> None:
+        with self._step(worker, "compare", what):
+            actual = look(path)
             found = differences(expected, actual, owners=self._owners)
-        count = f"{len(actual):,} {'entry' if len(actual) == 1 else 'entries'}"
-        verdict = f"{what}, {count}: " + (f"{len(found):,} differences" if found else "equal")
+        verdict = f"{what}, {len(actual):,} entries: " + (f"{len(found):,} differences" if found else "equal")
         self._steps[-1] = replace(self._steps[-1], detail=verdict)
         self._mismatches += [f"{what}: {difference}" for difference in found]
 

@@ -1,0 +1,193 @@
+"""Each command does its work, prints ids first, and one document with --json."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.program import Program
+from support.trees import describe, make_varied_tree
+
+from shipway.demo.server import serving
+
+
+def commit(shipway: Program, tree: Path, *options: str) -> str:
+    return shipway("commit", tree, *options).strip()
+
+
+def test_commit_prints_the_id_and_ls_shows_it(shipway: Program, tree: Path) -> None:
+    ref = commit(shipway, tree, "--description", "the first")
+    [line] = shipway("ls").splitlines()
+    assert line.split()[0] == ref
+    assert line.endswith("immutable  unused  the first")
+    assert "\t" not in line
+
+
+def test_commit_over_a_parent_and_with_a_key(shipway: Program, tree: Path) -> None:
+    first = commit(shipway, tree)
+    (tree / "more").write_text("more")
+    document = shipway.json("commit", tree, "--parent", first[:10], "--key", "deps")
+    assert document["parent"] == first
+    assert document["key"] == "deps"
+    assert shipway.json("key", "get", "deps")["id"] == document["id"]
+
+
+def test_json_may_stand_before_or_after_the_command(shipway: Program, tree: Path) -> None:
+    commit(shipway, tree)
+    assert shipway("--json", "ls") == shipway("ls", "--json")
+
+
+def test_show_tells_all_about_a_ref(shipway: Program, tree: Path) -> None:
+    ref = commit(shipway, tree, "--key", "deps", "--description", "a line")
+    document = shipway.json("show", ref[:8])
+    assert (document["id"], document["keys"], document["description"]) == (ref, ["deps"], "a line")
+    assert document["policy"] == "default"
+    assert shipway.json("show", "key:deps")["id"] == ref
+    assert shipway("show", ref).splitlines()[0].split() == ["id", ref]
+
+
+def test_files_lists_everything_below_a_path(shipway: Program, tree: Path) -> None:
+    ref = commit(shipway, tree)
+    assert shipway("files", ref).split() == ["/", "/bin", "/bin/link", "/bin/tool", "/data", "/note"]
+    assert shipway("files", ref, "bin").split() == ["/bin", "/bin/link", "/bin/tool"]
+    long = shipway("files", ref, "/bin", "-l").splitlines()
+    assert long[1].startswith("lrwxrwxrwx")
+    assert long[1].endswith("/bin/link -> tool")
+    assert long[2].split()[:4] == ["-rwxr-xr-x", str(os.getuid()), str(os.getgid()), "1000"]
+    by_path = {entry["path"]: entry for entry in shipway.json("files", ref)}
+    assert by_path["/bin/link"]["link"] == "tool"
+    assert by_path["/bin/tool"]["mode"] == 0o755
+    assert by_path["/note"]["mtime_ns"] == (tree / "note").stat().st_mtime_ns
+
+
+def test_names_that_could_drive_a_terminal_are_escaped(shipway: Program, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a\x1b[2Jb\nc").touch()
+    with open(os.fsencode(tree) + b"/\xff", "wb"):
+        pass
+    ref = commit(shipway, tree)
+    assert shipway("files", ref).splitlines() == ["/", "/a\\x1b[2Jb\\nc", "/\\xff"]
+    assert [entry["path"] for entry in shipway.json("files", ref)] == ["/", "/a\x1b[2Jb\nc", "/\udcff"]
+
+
+def test_cat_writes_the_exact_bytes(shipway: Program, tree: Path) -> None:
+    ref = commit(shipway, tree)
+    assert shipway.raw("cat", ref, "/data") == (tree / "data").read_bytes()
+    assert shipway.raw("cat", ref, "bin/link") == (tree / "bin/tool").read_bytes()
+    assert shipway.json("cat", ref, "note") == {"path": "/note", "size": 8, "encoding": "utf-8", "content": "grüße\n"}
+    document = shipway.json("cat", ref, "data")
+    assert document["encoding"] == "base64"
+    assert base64.b64decode(document["content"]) == (tree / "data").read_bytes()
+
+
+def test_extract_copies_as_cp_does(shipway: Program, tree: Path, tmp_path: Path) -> None:
+    ref = commit(shipway, tree)
+    assert shipway("extract", ref, tmp_path / "one", "/bin/tool").startswith("extracted 1 entry, 1000 B")
+    assert os.listdir(tmp_path / "one") == ["tool"]
+    shipway("extract", ref, tmp_path / "two", "bin/tool", "--parents")
+    assert (tmp_path / "two/bin/tool").read_bytes() == (tree / "bin/tool").read_bytes()
+    document = shipway.json("extract", ref, tmp_path / "three", "--wildcard", "*/t*", "n*")
+    assert document["entries"] == 2
+    assert document["traffic"] == {"requests": 0, "received": 0, "sent": 0}
+    assert sorted(os.listdir(tmp_path / "three")) == ["note", "tool"]
+
+
+def test_extract_of_everything_gives_the_tree_back(shipway: Program, tmp_path: Path) -> None:
+    source = make_varied_tree(tmp_path / "tree")
+    ref = commit(shipway, source)
+    shipway("extract", ref, tmp_path / "out")
+    assert describe(tmp_path / "out") == describe(source)
+
+
+def test_keys_are_put_listed_and_moved(shipway: Program, tree: Path) -> None:
+    first = commit(shipway, tree)
+    (tree / "note").write_text("changed")
+    second = commit(shipway, tree)
+    shipway("key", "put", "a key, with spaces", first)
+    assert shipway("key", "put", "other", "key:a key, with spaces").strip() == first
+    shipway("key", "put", "a key, with spaces", second)
+    assert shipway("key", "get", "a key, with spaces").strip() == second
+    assert {one["key"]: one["id"] for one in shipway.json("key", "ls")} == {
+        "a key, with spaces": second,
+        "other": first,
+    }
+    assert sorted(line.split()[0] for line in shipway("key", "ls").splitlines()) == sorted([first, second])
+
+
+def test_prune_says_what_it_removed_and_what_that_freed(shipway: Program, tree: Path) -> None:
+    first = commit(shipway, tree)
+    (tree / "note").write_text("changed")
+    second = commit(shipway, tree)
+    usage = shipway.json("du")
+    assert usage["total"] == usage["reclaimable"] == sum(one["size"] for one in usage["records"]) > 0
+    removed = shipway.json("prune", first[:12])
+    assert [one["id"] for one in removed["removed"]] == [first]
+    assert removed["freed"] == removed["removed"][0]["size"]
+    lines = shipway("prune", "--all").splitlines()
+    assert lines[0].startswith(second)
+    assert lines[-1].startswith("removed 1 ref, freed ")
+    assert shipway("ls") == ""
+    assert shipway.json("prune") == {"removed": [], "freed": 0}
+
+
+@contextmanager
+def served(shipway: Program, tmp_path: Path) -> Iterator[str]:
+    with serving(shipway.root, tmp_path / "server.log") as reference:
+        yield reference
+
+
+def test_a_ref_moves_from_worker_to_worker_and_back(
+    shipway: Program, tree: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    other = Program(tmp_path / "other", capfdbinary)
+    commit(shipway, tree, "--key", "deps")
+    with served(shipway, tmp_path) as at:
+        remote = ("--remote", at)
+        found = other.json(*remote, "key", "get", "deps")
+        assert found["remote"] is True
+        assert found["id"].startswith(at + "@sha256:")
+        assert other(*remote, "files", "key:deps", "bin").split() == ["/bin", "/bin/link", "/bin/tool"]
+        assert other.raw("cat", found["id"], "data") == (tree / "data").read_bytes()
+        assert other.json("show", found["id"])["reference"] == found["id"]
+        assert other.json(*remote, "show", "key:deps")["reference"] == found["id"]
+        extracted = other.json(*remote, "extract", "key:deps", tmp_path / "out", "/note")
+        assert extracted["traffic"]["received"] > 0
+        assert (tmp_path / "out/note").read_text() == "grüße\n"
+        pulled = other.json("pull", found["id"])
+        assert pulled["reference"] == found["id"]
+        (tree / "note").write_text("changed\n")
+        changed = commit(other, tree, "--parent", pulled["id"])
+        pushed = other.json("push", changed, at + ":changed")
+        assert (pushed["layers"], pushed["layers_moved"]) == (2, 1)
+        assert shipway.raw("cat", at + ":changed", "note") == b"changed\n"
+        other("key", "put", "changed", changed, "--push", at)
+        assert shipway("files", "key:changed", "note").strip() == "/note"
+        assert other("pull", "key:changed").strip() == changed
+
+
+@pytest.mark.root
+def test_mounts_outlive_the_program_and_their_changes_are_kept(shipway: Program, tree: Path, tmp_path: Path) -> None:
+    ref = commit(shipway, tree)
+    if shipway.json("mount") != []:
+        pytest.fail("a new store has nothing mounted")
+    target = tmp_path / "target"
+    target.mkdir()
+    try:
+        mounted = shipway("--driver", "overlay", "mount", ref, target, "--writable", code=0).strip()
+    except AssertionError:
+        pytest.skip(f"cannot mount here: {shipway.errors.strip()}")
+    assert shipway.json("mount") == [{"id": mounted, "target": str(target)}]
+    (target / "new").write_text("new")
+    done = shipway("umount", target, "--commit").strip()
+    assert os.listdir(target) == []
+    assert shipway.raw("cat", done, "new") == b"new"
+    assert shipway("mount", done, target).strip() == done
+    assert (target / "new").read_text() == "new"
+    with pytest.raises(OSError, match="Read-only"):
+        (target / "other").touch()
+    assert shipway.json("umount", target) == {"id": done, "target": str(target), "committed": False}
