@@ -94,6 +94,10 @@ def test_overlayfs_own_mark_for_a_removed_name_is_a_whiteout() -> None:
     assert paths([directory("a"), regular("a/x")], [Entry(path="a", kind="char")]) == set()
 
 
+def test_marks_for_what_its_own_layer_brought_and_replaced_change_nothing() -> None:
+    assert paths([], [regular("a/b"), regular("a"), whiteout("a/b"), opaque("a/b")]) == {"a"}
+
+
 def test_an_opaque_root_hides_all_lower_layers() -> None:
     assert paths([regular("x"), directory("d"), regular("d/y")], [opaque(""), regular("z")]) == {"z"}
 

@@ -173,7 +173,7 @@ class MergedTree:
                 if below not in but:
                     del self._entries[below], self._layers[below], names[name]
             if path not in self._entries:
-                del self._children[path]
+                self._children.pop(path, None)
 
     def _layer_name(self, number: int) -> str:
         return f"{self._where}, layer {number}"

@@ -1,0 +1,203 @@
+"""The tree of a remote image: looked at and read without pulling it.
+
+Layers with a table of contents (`chunked`) are read by ranges, others (`plain`) as streams; an image may have
+both kinds. Bytes move only when they are needed: to list the tree, the tables of contents and, once, every plain
+layer; to extract, as little as `search` and `ranges` can make it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import IO
+
+from shipway.layers.compression import compression_of
+from shipway.layers.toc import toc_location
+from shipway.oci import Descriptor
+from shipway.progress import ProgressCallback
+from shipway.refs import Extracted
+from shipway.remotes.contract import Remote
+from shipway.transfer.ahead import WORKERS, Job, run_ahead
+from shipway.transfer.chunked import ChunkedLayer
+from shipway.transfer.delivery import Piece, assemble, repeated, weigh
+from shipway.transfer.plain import Capture, PlainLayer
+from shipway.transfer.search import Search
+from shipway.trees.entry import Content, Entry
+from shipway.trees.extract import extract
+from shipway.trees.merged import MergedTree
+
+Layer = ChunkedLayer | PlainLayer
+
+
+class RemoteTree:
+    """The tree that `layers`, base first, of a remote show; implements `Tree`. Thread-safe.
+
+    `staging` is a directory for contents on their way (files without a name, gone with the process);
+    by default the system's. Every method may raise what the remote raises, and `Corrupt` and its
+    kinds for what is not what its digest, size or format promised.
+    """
+
+    def __init__(self, remote: Remote, layers: Sequence[Descriptor], staging: Path | None = None) -> None:
+        """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
+        self._remote = remote
+        self._staging = staging
+        self._layers = [_open_layer(remote, descriptor) for descriptor in layers]
+        self._lock = threading.Lock()
+        self._view: _View | None = None
+
+    def get(self, path: str) -> Entry | None:
+        """Return what is at `path`, or None."""
+        return self._whole().get(path)
+
+    def names(self, path: str) -> Sequence[str]:
+        """Return the names in the directory `path` in byte order; none if it is not a directory."""
+        return self._whole().names(path)
+
+    def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
+        """Yield each of the files `entries`, all taken from this tree, with its content.
+
+        They come in the order of the blobs. Equal contents are fetched once. Chunks are checked before they are
+        handed over; the digest of a file of several chunks before its last one is.
+        """
+        return self._whole().read(entries)
+
+    def extract(
+        self,
+        to_path: str | Path,
+        sources: Sequence[str] = (),
+        *,
+        parents: bool = False,
+        wildcard: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Extracted:
+        """Copy `sources` into `to_path`; see `shipway.trees.extract.extract`.
+
+        Plain layers are read from the topmost on, each once, and no further than is
+        needed (`shipway.transfer.plain` says what is then checked). What the
+        traffic of the result counts is the remote's, while this ran.
+        """
+        before = self._remote.traffic
+        with ExitStack() as stack:
+            view = self._view
+            if view is None:
+                view = self._find(Search(sources, parents=parents, wildcard=wildcard), stack, progress)
+            done = extract(view, to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
+        return Extracted(done.entries, done.size, done.skipped, self._remote.traffic - before)
+
+    def _whole(self) -> _View:
+        """Return the view of all layers, which are listed for that the first time."""
+        with self._lock:
+            if self._view is None:
+                with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
+                    entries = list(pool.map(_list_layer, self._layers))
+                self._view = _View(self._layers, entries, {}, self._staging)
+            return self._view
+
+    def _find(self, search: Search, stack: ExitStack, progress: ProgressCallback | None) -> _View:
+        """Return a view that has all that `search` is for, and captures that live as long as `stack`."""
+        if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in self._layers):
+            return self._whole()
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
+            list(pool.map(_list_layer, (layer for layer in self._layers if isinstance(layer, ChunkedLayer))))
+        found: list[Sequence[Entry]] = [()] * len(self._layers)
+        captures: dict[int, Capture] = {}
+        for number in reversed(range(len(self._layers))):
+            layer = self._layers[number]
+            if isinstance(layer, ChunkedLayer) or layer.known is not None:
+                found[number] = layer.entries()
+                enough = search.look_at_layer(found[number])
+            else:
+                captures[number] = Capture(stack.enter_context(_make_spool(self._staging)))
+                found[number] = layer.scan(captures[number], wanted=search.wants, enough=search.look, progress=progress)
+                enough = layer.known is None
+                search.leave_layer(found[number])
+            if enough:
+                break
+        return _View(self._layers, found, captures, self._staging)
+
+
+class _View:
+    """A tree over the entries of layers, and over contents that were captured already."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        entries: Sequence[Sequence[Entry]],
+        captures: dict[int, Capture],
+        staging: Path | None,
+    ) -> None:
+        self._layers = layers
+        self._captures = captures
+        self._staging = staging
+        self._merged = MergedTree(entries)
+        self.get = self._merged.get
+        self.names = self._merged.names
+
+    def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
+        fetched: list[Entry] = []
+        same: dict[str, list[Entry]] = {}
+        for entry in entries:
+            if not entry.size:
+                yield entry, b""
+                continue
+            others = same.setdefault(_content_key(entry), [])
+            others.append(entry)
+            if len(others) == 1:
+                fetched.append(entry)
+        with closing(run_ahead(self._jobs(fetched), weigh)) as pieces:
+            yield from repeated(
+                assemble(pieces), lambda entry: same[_content_key(entry)][1:], lambda: _make_spool(self._staging)
+            )
+
+    def _jobs(self, entries: Sequence[Entry]) -> list[Job[Piece]]:
+        by_layer: dict[int, list[tuple[str, Entry]]] = {}
+        for entry in entries:
+            number, path = self._merged.origin_of(entry)
+            by_layer.setdefault(number, []).append((path, entry))
+        jobs: list[Job[Piece]] = []
+        for number, files in sorted(by_layer.items()):
+            layer = self._layers[number]
+            if isinstance(layer, ChunkedLayer):
+                jobs += layer.jobs(entry for _, entry in files)
+            else:
+                jobs += layer.jobs(files, self._captures.get(number), lambda: _make_spool(self._staging))
+        return jobs
+
+
+def extract_remote(
+    remote: Remote,
+    layers: Sequence[Descriptor],
+    staging: Path,
+    to_path: str | Path,
+    sources: Sequence[str] = (),
+    *,
+    parents: bool = False,
+    wildcard: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Extracted:
+    """Copy `sources` out of a remote image into `to_path`; see `RemoteTree.extract`."""
+    tree = RemoteTree(remote, layers, staging)
+    return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
+
+
+def _open_layer(remote: Remote, descriptor: Descriptor) -> Layer:
+    compression_of(descriptor.media_type, f"{remote.name}@{descriptor.digest}")
+    location = toc_location(descriptor)
+    return PlainLayer(remote, descriptor) if location is None else ChunkedLayer(remote, descriptor, location)
+
+
+def _list_layer(layer: Layer) -> Sequence[Entry]:
+    return layer.entries()
+
+
+def _make_spool(staging: Path | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=staging, prefix="read-")
+
+
+def _content_key(entry: Entry) -> str:
+    """Return what contents have in common that are equal for sure."""
+    return entry.digest or f"/{entry.path}"
