@@ -5,7 +5,8 @@ It is a function of the two trees alone. It holds
 - every entry that is new, or not equal to what the lower tree has there (kind, mode, owner, times,
   attributes, link, device, content), or whose file has other names than it had;
 - a whiteout for every name that is gone, or one `opaque` for a directory that keeps none of its old names and
-  lost more than one; nothing for what another kind of object replaced, since that removes the old one;
+  lost more than one (never for the root, where overlayfs ignores the mark); nothing for what another kind of
+  object replaced, since that removes the old one;
 - the directories above all of these, so that whoever applies the layer knows their metadata.
 
 Entries are in `path_key` order, an `opaque` right after its directory. Of a file with several names the first is
@@ -159,7 +160,7 @@ class _Comparison:
                     lost.setdefault(directory, []).append(path)
         marks = []
         for directory, paths in lost.items():
-            if len(paths) > 1 and self._keeps_none(directory):
+            if directory and len(paths) > 1 and self._keeps_none(directory):
                 marks.append(Entry(path=directory, kind="opaque"))
             else:
                 marks += [Entry(path=path, kind="whiteout") for path in paths]

@@ -94,7 +94,8 @@ class LayerWriter(TreeWriter):
         return fd
 
     def _remade(self, path: str) -> None:
-        below = self._below(path)
+        # Hidden or not: overlayfs would merge it with a directory that is there.
+        below = self._lower.get(path) if self._lower is not None else None
         if below is not None and below.kind == "dir":
             self._hide(path)
 
@@ -136,12 +137,23 @@ class LayerWriter(TreeWriter):
 
     def _opaque(self, path: str) -> None:
         below = self._below(path)
-        if below is not None and below.kind == "dir" and not self._is_blocked(path):
-            self._parent(path, path)
+        if below is None or below.kind != "dir" or self._is_blocked(path):
             super()._opaque(path)
+            return
+        self._parent(path, path)
+        super()._opaque(path)
+        if path:
             self._hide(path)
         else:
-            super()._opaque(path)
+            self._hide_root()
+
+    def _hide_root(self) -> None:
+        """Hide all of the lower layers by a whiteout for each name: overlayfs ignores the mark on a root."""
+        assert self._lower is not None
+        for name in self._lower.names(""):
+            if not self._holds(name):
+                os.mknod(name, stat.S_IFCHR, _WHITEOUT, dir_fd=self._fds.get(""))
+        self._hiding.add("")
 
     def _link_target(self, entry: Entry) -> tuple[int, str]:
         directory, _, target = entry.link.rpartition("/")

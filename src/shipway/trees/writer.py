@@ -377,12 +377,9 @@ class TreeWriter:
 
     def _opaque(self, path: str) -> None:
         """Remove what a directory held before this layer."""
-        fd = self._existing(path)
-        if fd is None:
+        if self._existing(path) is None:
             return
-        if path not in self._made:
-            self._enter(path, fd)
-        with os.scandir(fd) as items:
+        with os.scandir(self._parent(path, path)) as items:
             found = [(item.name, item.is_dir(follow_symlinks=False)) for item in items]
         for name, is_directory in found:
             below = f"{path}/{name}" if path else name
