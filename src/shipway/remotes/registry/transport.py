@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import IncompleteRead
 from importlib.metadata import version
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,6 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import (
     HTTPError,
-    IncompleteRead,
     LocationParseError,
     NameResolutionError,
     NewConnectionError,
@@ -96,12 +96,15 @@ class Response:
         return int(stated) if stated.isascii() and stated.isdecimal() else None
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end; `Truncated` or `Transient` if the connection breaks."""
+        """Return what is there of the next `size` bytes, none at the end. Raises `Truncated`, `Transient`.
+
+        Taking what is there costs half of what filling up to `size` does, and loses nothing when a connection breaks.
+        """
         try:
-            data = self._raw.read(size)
-        except IncompleteRead as error:
-            raise Truncated("the server closed the connection early", where=self.origin.host) from error
+            data = self._raw.read1(size)
         except (HTTPError, OSError) as error:
+            if isinstance(_innermost(error), IncompleteRead):
+                raise Truncated("the server closed the connection early", where=self.origin.host) from error
             raise _failure(error, self.origin) from error
         self._traffic.add(received=len(data))
         return data
@@ -119,10 +122,13 @@ class Response:
 
     def excerpt(self, limit: int) -> bytes:
         """Return as much of the body as is to be had, at most `limit` bytes; for messages."""
+        data = b""
         try:
-            return self.read(limit)
+            while len(data) < limit and (piece := self.read(limit - len(data))):
+                data += piece
         except ShipwayError:
-            return b""
+            pass  # what came is enough
+        return data
 
     def close(self) -> None:
         """Let go of the connection: for the next request if little is left on it, else for good."""
@@ -237,8 +243,12 @@ class _Payload:
 
 def resolve(url: str, location: str) -> str:
     """Return where a Location header, found at `url`, leads to; `Unavailable` if back from HTTPS to HTTP."""
-    target = urljoin(url, location)
-    here, there = Origin.of(url), Origin.of(target)
+    here = Origin.of(url)
+    try:
+        target = urljoin(url, location)
+    except ValueError as error:
+        raise Unavailable("leads to an address that is not well-formed", where=here.host) from error
+    there = Origin.of(target)
     if here.scheme == "https" and there.scheme != "https":
         raise Unavailable(f"leads from HTTPS to plain HTTP at {there.host}", where=here.host)
     return target
