@@ -9,6 +9,7 @@ from shipway.errors import Invalid, NotFound
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.progress import Progress, ProgressCallback
+from shipway.trees.copying import copy
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
 
@@ -30,18 +31,16 @@ def import_tree(
         chain = store.snapshot_chain(parent) if parent is not None else []
         key = store.records.reserve_snapshot()
         stack.enter_context(store.giving_up(key))
+        done = 0
+
+        def written(size: int) -> None:
+            nonlocal done
+            done += size
+            if progress is not None:
+                progress(Progress("import", str(path), done, total))
+
         with store.driver.writer([*chain, key]) as sink:
-            done = 0
-            files = source.read(entry for entry in entries if entry.is_file)
-            for entry in entries:
-                if entry.is_file:
-                    read, content = next(files)
-                    sink.add(read, content)
-                    done += entry.size
-                    if progress is not None:
-                        progress(Progress("import", str(path), done, total))
-                else:
-                    sink.add(entry)
+            copy(source, entries, sink, written=written)
             sink.finish()
         return store.records.add(new, mutable=False, snapshot=key, parent=parent.id if parent is not None else None)
 

@@ -1,37 +1,31 @@
-"""Copying a whole tree of this disk, or a layer's entries, to a writer."""
+"""Copying entries from one tree to another on this machine."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-import msgspec
-
-from shipway.trees.entry import Content, Entry, LocalTree, OpenFile
+from shipway.trees.entry import Entry, OpenFile, Tree, TreeSink
 
 
-class Adding(Protocol):
-    """Whatever takes entries."""
+def copy(
+    source: Tree,
+    entries: Sequence[Entry],
+    sink: TreeSink,
+    *,
+    link: bool = False,
+    written: Callable[[int], None] = lambda _size: None,
+) -> None:
+    """Add a layer's `entries` to `sink`, with contents from `source`; `written` hears of bytes of content.
 
-    def add(self, entry: Entry, content: Content = b"") -> None:
-        """Take one entry, with its content if it is a `reg`; see `TreeSink.add`."""
-
-
-def copy_entries(entries: Iterable[Entry], source: LocalTree, sink: Adding) -> None:
-    """Hand entries to `sink` in the order given, with contents from `source`.
-
-    They may be a tree's, whose names of one file share an `inode`, or a layer's.
+    With `link`, `source` never changes, and files that are on the same file system may be hard links to its own.
     """
-    first: dict[int, str] = {}
+    files = source.read(entry for entry in entries if entry.is_file)
     for entry in entries:
-        if entry.inode and first.setdefault(entry.inode, entry.path) != entry.path:
-            sink.add(msgspec.structs.replace(entry, kind="hardlink", link=first[entry.inode], size=0, inode=0))
-        elif entry.kind == "reg":
-            fd = source.open(entry.path)
-            try:
-                sink.add(entry, OpenFile(fd))
-            finally:
-                os.close(fd)
-        else:
+        if not entry.is_file:
             sink.add(entry)
+            continue
+        read, content = next(files)
+        if link and isinstance(content, OpenFile):
+            content = OpenFile(content.fd, link=True)
+        sink.add(read, content)
+        written(entry.size)

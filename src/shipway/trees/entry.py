@@ -83,13 +83,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenFile:
-    """Content that is a file of this machine: an open descriptor at offset 0, which its owner closes."""
+    """Content that is a file of this machine: an open descriptor at offset 0, which its owner closes.
 
-    __slots__ = ("fd",)
+    With `link` the file never changes and has the very metadata of its entry,
+    so that a sink on the same file system may make it a hard link.
+    """
 
-    def __init__(self, fd: int) -> None:
+    __slots__ = ("fd", "link")
+
+    def __init__(self, fd: int, *, link: bool = False) -> None:
         """Wrap `fd` without taking it over."""
         self.fd = fd
+        self.link = link
 
 
 Content = Buffer | OpenFile | Iterator[Buffer | int]

@@ -20,7 +20,7 @@ from shipway.errors import Corrupt, Invalid, NoSpace, ShipwayError, Unavailable,
 from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
 from shipway.trees.dirfds import DirectoryFds, Root
-from shipway.trees.entry import Content, Entry, parent_of
+from shipway.trees.entry import Content, Entry, OpenFile, parent_of
 from shipway.trees.removal import empty_directory, remove_tree
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -129,6 +129,8 @@ class TreeWriter:
 
     def _add_file(self, entry: Entry, content: Content) -> None:
         dir_fd, name = self._place(entry.path)
+        if isinstance(content, OpenFile) and content.link and self._link_content(content.fd, dir_fd, name, entry.path):
+            return
         mode = entry.mode
         try:
             fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
@@ -153,6 +155,22 @@ class TreeWriter:
         finally:
             os.close(fd)
         self._mark(entry.path)
+
+    def _link_content(self, fd: int, dir_fd: int, name: str, path: str) -> bool:
+        """Make the file another name of the open file `fd`; return whether that could be done."""
+        source = f"/proc/self/fd/{fd}"
+        try:
+            try:
+                os.link(source, name, dst_dir_fd=dir_fd, follow_symlinks=True)
+            except FileExistsError:
+                self._clear(dir_fd, name, path)
+                os.link(source, name, dst_dir_fd=dir_fd, follow_symlinks=True)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT):
+                raise
+            return False
+        self._mark(path)
+        return True
 
     def _add_special(self, entry: Entry) -> None:
         path = entry.path
