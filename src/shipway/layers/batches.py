@@ -18,7 +18,7 @@ from shipway.layers.blocks import HOLE, ZEROS
 from shipway.layers.compression import Compression, media_type
 from shipway.layers.frames import Frames, frames, zeros
 from shipway.layers.split import WHOLE, Part
-from shipway.layers.table import TableWriter
+from shipway.layers.table import FileContent, TableWriter
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry
 
@@ -248,16 +248,15 @@ class Pipeline:
         for entry, name, start, end in batch.members:
             header, last = view[start:end], end
             if not entry.size:
-                table.add(entry, name, header, 0, ())
+                table.add(entry, name, header)
             elif entry.size >= WHOLE:
                 self._large = (entry, name, bytes(header))
                 self._chunks = []
             else:
                 at += lengths[2 * index]
                 length, digest = lengths[2 * index + 1], done.digests[index]
-                table.add(
-                    entry, name, header, done.checksums[index], (Chunk(at, length, 0, entry.size, digest),), digest
-                )
+                chunk = Chunk(at, length, 0, entry.size, digest)
+                table.add(entry, name, header, FileContent(digest, done.checksums[index], (chunk,)))
                 at += length
                 index += 1
                 last = end + entry.size
@@ -274,7 +273,7 @@ class Pipeline:
             at += len(frame)
             start += part.size
         if start == entry.size:
-            table.add(entry, name, header, content.crc, self._chunks, "sha256:" + content.hash.hexdigest())
+            table.add(entry, name, header, FileContent("sha256:" + content.hash.hexdigest(), content.crc, self._chunks))
 
 
 def _bounds(batch: Batch) -> list[tuple[int, int]]:

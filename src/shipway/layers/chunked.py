@@ -78,11 +78,13 @@ def skippable(payload: bytes) -> bytes:
 
 FIRST_SECOND = -62135596800
 LAST_SECOND = 253402300799
+_DAY = 24 * 60 * 60
 
 
 @lru_cache(maxsize=4096)
-def _date(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+def _day(days: int) -> str:
+    year, month, day = time.gmtime(days * _DAY)[:3]
+    return f"{year:04}-{month:02}-{day:02}"
 
 
 def modtime(ns: int) -> str:
@@ -93,6 +95,8 @@ def modtime(ns: int) -> str:
     if not ns:
         return ""
     seconds, fraction = divmod(ns, 1_000_000_000)
-    date = _date(min(max(seconds, FIRST_SECOND), LAST_SECOND)).rjust(19, "0")
+    days, second = divmod(min(max(seconds, FIRST_SECOND), LAST_SECOND), _DAY)
+    minute, second = divmod(second, 60)
+    hour, minute = divmod(minute, 60)
     digits = f".{fraction:09}".rstrip("0") if fraction else ""
-    return f"{date}{digits}Z"
+    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}{digits}Z"

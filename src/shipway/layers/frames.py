@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 
 import zstandard
 from isal import igzip
@@ -74,7 +74,7 @@ class _Zstd:
             segments.append(end - start)
         source = zstandard.BufferWithSegments(buffer, segments.tobytes())
         made = self._compressor.multi_compress_to_buffer(source, threads=1)
-        return [made[index].tobytes() for index in range(len(made))]
+        return cast(list[Buffer], [made[index] for index in range(len(made))])
 
 
 class _Gzip:

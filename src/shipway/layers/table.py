@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import zstandard
 
 from shipway import oci
 from shipway.layers import chunked
-from shipway.layers.chunked import Record, Table, modtime, skippable
+from shipway.layers.chunked import Record, modtime, skippable
 from shipway.layers.pax import XATTR, xattr_key
 from shipway.trees.entry import Buffer, Chunk, Entry
 
-_PIECE = 4 << 20
+_PIECE = 1 << 20
+"""Bytes of text compressed at a time."""
 _TYPES = {"whiteout": "reg", "opaque": "reg"}
 _encode = msgspec.json.Encoder().encode
+
+
+class FileContent(NamedTuple):
+    """A file's content in the blob: its sha256, its CRC-64 (GO-ISO), and at least one chunk."""
+
+    digest: str
+    crc: int
+    chunks: Sequence[Chunk]
 
 
 class TableWriter:
@@ -25,63 +35,47 @@ class TableWriter:
 
     def __init__(self, level: int) -> None:
         """Start an empty table; `level` is zstd's."""
-        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
-        self._records: list[Record] = []
-        self._lines: list[bytes] = []
-        self._pending = 0
+        self._split = _Compressing(level)
+        self._table = _Compressing(level)
+        self._table.add(b'{"version":1,"entries":[')
+        self._separator = b""
         self._count = 0
-        self._split: list[bytes] = []
-        self._split_size = 0
 
-    def add(self, entry: Entry, name: str, header: Buffer, crc: int, chunks: Sequence[Chunk], digest: str = "") -> None:
-        """Take the next entry, its archive name, and the raw bytes between the last content and its own.
-
-        `crc` is the content's CRC-64 (GO-ISO), `digest` its sha256 and `chunks` where it is; none if it is empty.
-        """
+    def add(self, entry: Entry, name: str, header: Buffer, content: FileContent | None = None) -> None:
+        """Take the next entry, its archive name, and the raw bytes between the last content and its own."""
         self.trailer(header)
-        raw_name = os.fsencode(name)
-        text, is_raw = _text(raw_name)
-        named = b'"name":%b' % _encode(text) if not is_raw else b'"name_raw":"%b"' % b2a_base64(raw_name, newline=False)
-        payload = b"null"
-        if entry.size:
-            payload = b'"%b"' % b2a_base64(crc.to_bytes(8, "big"), newline=False)
-        self._line(b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n' % (named, entry.size, payload, self._count))
-        self._records.append(_record(entry, text, raw_name if is_raw else b"", chunks, digest))
-        self._records.extend(_chunk_record(text, chunk) for chunk in chunks[1:])
+        text, name_raw = _text(name)
+        named = b'"name":%b' % _encode(text) if not name_raw else b'"name_raw":%b' % _encode(name_raw)
+        payload = b'"%b"' % b2a_base64(content.crc.to_bytes(8, "big"), newline=False) if content else b"null"
+        line = b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n'
+        self._split.add(line % (named, entry.size, payload, self._count))
+        self._count += 1
+        self._table.add(self._separator + _encode(_record(entry, text, name_raw, content)))
+        self._separator = b","
+        if content is not None:
+            for chunk in content.chunks[1:]:
+                self._table.add(b"," + _encode(_chunk_record(text, chunk)))
 
     def trailer(self, raw: Buffer) -> None:
         """Take raw bytes that belong to no entry's content."""
-        self._line(b'{"type":2,"payload":"%b","position":%d}\n' % (b2a_base64(raw, newline=False), self._count))
-
-    def _line(self, line: bytes) -> None:
+        line = b'{"type":2,"payload":"%b","position":%d}\n' % (b2a_base64(raw, newline=False), self._count)
+        self._split.add(line)
         self._count += 1
-        self._lines.append(line)
-        self._pending += len(line)
-        if self._pending > _PIECE:
-            self._compress_lines()
-
-    def _compress_lines(self) -> None:
-        data = b"".join(self._lines)
-        self._split.append(self._compressor.compress(data))
-        self._split_size += len(data)
-        self._lines, self._pending = [], 0
 
     def finish(self, offset: int) -> tuple[bytes, dict[str, str]]:
         """Return the end of a blob that has `offset` bytes so far, and the descriptor's annotations.
 
         Both are empty if the table is larger than readers would take: then this is plain zstd.
         """
-        self._compress_lines()
-        split = b"".join(self._split)
-        table = Table(version=1, entries=self._records, tar_split_digest=oci.sha256(split))
-        plain = msgspec.json.encode(table)
-        if len(plain) > chunked.MAX_TABLE:
+        split = self._split.finish()
+        self._table.add(b'],"tarSplitDigest":"%b"}' % oci.sha256(split).encode())
+        toc = self._table.finish()
+        if self._table.size > chunked.MAX_TABLE:
             return b"", {}
-        toc = self._compressor.compress(plain)
         at = offset + chunked.SKIPPABLE.size
         split_at = at + len(toc) + chunked.SKIPPABLE.size
-        place = (at, len(toc), len(plain), chunked.TABLE_TYPE)
-        split_place = (split_at, len(split), self._split_size)
+        place = (at, len(toc), self._table.size, chunked.TABLE_TYPE)
+        split_place = (split_at, len(split), self._split.size)
         footer = chunked.FOOTER.pack(*place, *split_place, chunked.MAGIC)
         annotations = {
             chunked.PREFIX + chunked.CHECKSUM: oci.sha256(toc),
@@ -91,51 +85,78 @@ class TableWriter:
         return skippable(toc) + skippable(split) + skippable(footer), annotations
 
 
-def _text(raw: bytes) -> tuple[str, bool]:
-    """Return a name as JSON can hold it, and whether something was lost by that."""
+class _Compressing:
+    """Text that is compressed, in one frame after the other, while it grows."""
+
+    def __init__(self, level: int) -> None:
+        self.size = 0
+        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        self._frames: list[bytes] = []
+        self._pending: list[bytes] = []
+        self._limit = _PIECE
+
+    def add(self, text: bytes) -> None:
+        self._pending.append(text)
+        self.size += len(text)
+        if self.size > self._limit:
+            self._compress()
+
+    def _compress(self) -> None:
+        self._frames.append(self._compressor.compress(b"".join(self._pending)))
+        self._pending = []
+        self._limit = self.size + _PIECE
+
+    def finish(self) -> bytes:
+        """Return all of it, compressed."""
+        if self._pending:
+            self._compress()
+        return b"".join(self._frames)
+
+
+def _text(name: str) -> tuple[str, str]:
+    """Return a name as JSON can hold it, and, if something was lost by that, its bytes in base64."""
+    if name.isascii():
+        return name, ""
+    raw = os.fsencode(name)
     try:
-        return raw.decode(), False
+        return raw.decode(), ""
     except UnicodeDecodeError:
-        return raw.decode(errors="replace"), True
+        return raw.decode(errors="replace"), _base64(raw)
 
 
 def _base64(raw: bytes) -> str:
     return b2a_base64(raw, newline=False).decode()
 
 
-def _record(entry: Entry, name: str, name_raw: bytes, chunks: Sequence[Chunk], digest: str) -> Record:
+def _record(entry: Entry, name: str, name_raw: str, content: FileContent | None) -> Record:
     record = Record(
         type=_TYPES.get(entry.kind, entry.kind),
         name=name,
+        name_raw=name_raw,
         mode=entry.mode,
         uid=entry.uid,
         gid=entry.gid,
         size=entry.size,
         modtime=modtime(entry.mtime_ns),
-        digest=digest,
     )
-    if name_raw:
-        record.name_raw = _base64(name_raw)
     if entry.link:
-        raw = os.fsencode(entry.link)
-        record.link_name, is_raw = _text(raw)
-        if is_raw:
-            record.link_name_raw = _base64(raw)
+        record.link_name, record.link_name_raw = _text(entry.link)
     if entry.kind in ("char", "block"):
         record.dev_major, record.dev_minor = entry.dev
     for key, value in sorted(entry.xattrs.items()):
-        raw = xattr_key(key).removeprefix(XATTR)
-        text, is_raw = _text(raw)
-        if is_raw:
-            record.xattrs_raw = {**record.xattrs_raw, _base64(raw): _base64(value)}
+        text, raw = _text(os.fsdecode(xattr_key(key).removeprefix(XATTR)))
+        if raw:
+            record.xattrs_raw = {**record.xattrs_raw, raw: _base64(value)}
         else:
             record.xattrs = {**record.xattrs, text: _base64(value)}
-    if chunks:
-        record.offset = chunks[0].offset
-        record.end_offset = chunks[-1].offset + chunks[-1].length
-        if len(chunks) > 1 or chunks[0].zeros:
-            record.chunk_size, record.chunk_digest = chunks[0].size, chunks[0].digest
-            record.chunk_type = "zeros" if chunks[0].zeros else ""
+    if content is not None:
+        first, last = content.chunks[0], content.chunks[-1]
+        record.digest = content.digest
+        record.offset = first.offset
+        record.end_offset = last.offset + last.length
+        if first is not last or first.zeros:
+            record.chunk_size, record.chunk_digest = first.size, first.digest
+            record.chunk_type = "zeros" if first.zeros else ""
     return record
 
 
