@@ -202,7 +202,7 @@ def _ask_helper(name: str, host: str) -> Credentials | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"cannot be asked for credentials ({type(error).__name__})", where=program) from None
     if done.returncode:
-        if b"not found" in done.stdout + done.stderr:
+        if b"credentials not found" in done.stdout:
             return None
         raise Unavailable(f"failed with exit code {done.returncode}", where=program, todo=f"see `{program} list`")
     try:

@@ -1,0 +1,215 @@
+"""Where credentials are found, and how they are kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipway.errors import Invalid, Unavailable
+from shipway.remotes.registry import Credentials, find_credentials, store_credentials
+
+HOST = "registry.example:5000"
+
+
+def entry(user: str, password: str = "secret") -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def write(path: Path, **content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """Return an environment whose every place for credentials is empty."""
+    return {
+        "HOME": str(tmp_path / "home"),
+        "XDG_RUNTIME_DIR": str(tmp_path / "run"),
+        "DOCKER_CONFIG": str(tmp_path / "docker"),
+        "REGISTRY_AUTH_FILE": str(tmp_path / "named.json"),
+    }
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a credential helper called `test` that can be written; it is on the PATH."""
+    program = tmp_path / "bin" / "docker-credential-test"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
+def user_of(found: Credentials | None) -> str | None:
+    return found.username if found else None
+
+
+def test_without_any_file_there_are_none(environ: dict[str, str]) -> None:
+    assert find_credentials(HOST, "a/b", environ) is None
+    assert find_credentials(HOST, "a/b", {"HOME": environ["HOME"]}) is None
+
+
+def test_files_are_asked_in_order(tmp_path: Path, environ: dict[str, str]) -> None:
+    places = [
+        tmp_path / "home/.docker/config.json",
+        tmp_path / "docker/config.json",
+        tmp_path / "home/.config/containers/auth.json",
+        tmp_path / "run/containers/auth.json",
+        tmp_path / "named.json",
+    ]
+    for number, place in enumerate(places):
+        write(place, auths={HOST: entry(f"user-{number}")})
+        found = find_credentials(HOST, "a/b", environ)
+        assert found == Credentials(f"user-{number}", "secret", source=str(place))
+
+
+def test_a_file_without_the_host_leaves_it_to_the_next(tmp_path: Path, environ: dict[str, str]) -> None:
+    write(tmp_path / "named.json", auths={"other.example": entry("other"), HOST: {}})
+    write(tmp_path / "docker/config.json", auths={HOST: entry("alice")})
+    assert user_of(find_credentials(HOST, "a/b", environ)) == "alice"
+
+
+def test_the_most_particular_entry_counts(tmp_path: Path, environ: dict[str, str]) -> None:
+    auths = {HOST: entry("host"), f"{HOST}/a": entry("namespace"), f"{HOST}/a/b": entry("repository")}
+    write(tmp_path / "named.json", auths=auths)
+    found = [user_of(find_credentials(HOST, name, environ)) for name in ("a/b", "a/bb", "a/b/c", "ab", "")]
+    assert found == ["repository", "namespace", "repository", "host", "host"]
+
+
+@pytest.mark.parametrize("key", [HOST, f"https://{HOST}", f"https://{HOST}/v1/", f"http://{HOST}/v2/"])
+def test_keys_are_read_as_docker_writes_them(tmp_path: Path, environ: dict[str, str], key: str) -> None:
+    write(tmp_path / "named.json", auths={key: entry("alice")})
+    assert user_of(find_credentials(HOST, "a/b", environ)) == "alice"
+    assert find_credentials("registry.example", "a/b", environ) is None
+
+
+def test_docker_hub_has_several_names(tmp_path: Path, environ: dict[str, str]) -> None:
+    write(tmp_path / "named.json", auths={"https://index.docker.io/v1/": entry("alice")})
+    assert user_of(find_credentials("docker.io", "library/alpine", environ)) == "alice"
+
+
+def test_a_password_may_hold_colons(tmp_path: Path, environ: dict[str, str]) -> None:
+    write(tmp_path / "named.json", auths={HOST: entry("alice", "a:b:c")})
+    found = find_credentials(HOST, "", environ)
+    assert found is not None
+    assert (found.username, found.password) == ("alice", "a:b:c")
+
+
+def test_an_identity_token_is_found(tmp_path: Path, environ: dict[str, str]) -> None:
+    write(tmp_path / "named.json", auths={HOST: {**entry("alice", ""), "identitytoken": "tok"}})
+    found = find_credentials(HOST, "", environ)
+    assert found is not None
+    assert found.identity_token == "tok"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"auths": []}', '{"auths": {"registry.example:5000": {"auth": "c2VjcmV0"}}}']
+)
+def test_a_file_that_is_not_well_formed_is_named_and_not_quoted(environ: dict[str, str], text: str) -> None:
+    Path(environ["REGISTRY_AUTH_FILE"]).write_text(text)
+    with pytest.raises(Invalid, match=r"named\.json") as caught:
+        find_credentials(HOST, "", environ)
+    assert "c2VjcmV0" not in repr(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_helper_is_asked_for_its_host(tmp_path: Path, environ: dict[str, str], helper: Path) -> None:
+    helper.write_text(
+        f'#!/bin/sh\nread server\n[ "$1 $server" = "get {HOST}" ] || exit 9\n'
+        'echo \'{"ServerURL":"x","Username":"alice","Secret":"s"}\'\n'
+    )
+    write(tmp_path / "named.json", credHelpers={HOST: "test"}, auths={HOST: entry("bob")})
+    assert find_credentials(HOST, "a", environ) == Credentials("alice", "s", source="docker-credential-test")
+
+
+def test_the_store_of_all_hosts_is_asked_last(tmp_path: Path, environ: dict[str, str], helper: Path) -> None:
+    helper.write_text('#!/bin/sh\necho \'{"Username":"<token>","Secret":"tok"}\'\n')
+    write(tmp_path / "named.json", credsStore="test", auths={HOST: {}, "b.example": entry("bob")})
+    found = find_credentials(HOST, "a", environ)
+    assert found == Credentials("", identity_token="tok", source="docker-credential-test")
+    assert user_of(find_credentials("b.example", "a", environ)) == "bob"
+
+
+def test_a_helper_that_knows_nothing_leaves_it_to_the_next_file(
+    tmp_path: Path, environ: dict[str, str], helper: Path
+) -> None:
+    helper.write_text("#!/bin/sh\necho credentials not found in native keychain\nexit 1\n")
+    write(tmp_path / "named.json", credsStore="test")
+    write(tmp_path / "docker/config.json", auths={HOST: entry("alice")})
+    assert user_of(find_credentials(HOST, "a", environ)) == "alice"
+
+
+@pytest.mark.parametrize("script", ["echo top-secret; exit 3", "echo top-secret", "exec /nonexistent"])
+def test_a_helper_that_fails_is_named_and_not_quoted(
+    tmp_path: Path, environ: dict[str, str], helper: Path, script: str
+) -> None:
+    helper.write_text(f"#!/bin/sh\n{script}\n")
+    write(tmp_path / "named.json", credsStore="test")
+    with pytest.raises(Unavailable, match="docker-credential-test") as caught:
+        find_credentials(HOST, "a", environ)
+    assert "top-secret" not in repr(caught.value)
+
+
+def test_a_helper_that_is_not_installed_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
+    write(tmp_path / "named.json", credsStore="not-there")
+    with pytest.raises(Unavailable, match=r"docker-credential-not-there.*not installed"):
+        find_credentials(HOST, "a", environ)
+
+
+@pytest.mark.parametrize("name", ["../../bin/sh", "a/b", "-x", "a b"])
+def test_a_helper_cannot_be_a_path(tmp_path: Path, environ: dict[str, str], name: str) -> None:
+    write(tmp_path / "named.json", credHelpers={HOST: name})
+    with pytest.raises(Invalid, match="helper"):
+        find_credentials(HOST, "a", environ)
+
+
+def test_what_is_stored_is_found(tmp_path: Path, environ: dict[str, str]) -> None:
+    path = store_credentials(HOST, "alice", "pass:word", environ["REGISTRY_AUTH_FILE"])
+    assert path == tmp_path / "named.json"
+    found = find_credentials(HOST, "", environ)
+    assert found is not None
+    assert (found.username, found.password) == ("alice", "pass:word")
+
+
+def test_storing_keeps_the_rest_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "auth.json", auths={"other.example": entry("bob")}, credsStore="x", unknown=[1])
+    store_credentials(HOST, "alice", "one", path)
+    store_credentials(HOST, "alice", "two", path)
+    assert json.loads(path.read_text()) == {
+        "auths": {"other.example": entry("bob"), HOST: entry("alice", "two")},
+        "credsStore": "x",
+        "unknown": [1],
+    }
+
+
+def test_only_its_owner_may_read_what_is_stored(tmp_path: Path) -> None:
+    path = write(tmp_path / "new" / "auth.json", auths={})
+    path.chmod(0o644)
+    store_credentials(HOST, "alice", "secret", path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    deep = store_credentials(HOST, "alice", "secret", tmp_path / "deep" / "auth.json")
+    assert stat.S_IMODE(deep.parent.stat().st_mode) == 0o700
+    assert os.listdir(deep.parent) == ["auth.json"]
+
+
+def test_what_cannot_be_stored_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "auth.json"
+    path.write_text("{ broken")
+    with pytest.raises(Invalid, match=r"auth\.json"):
+        store_credentials(HOST, "alice", "secret", path)
+    assert path.read_text() == "{ broken"
+    with pytest.raises(Invalid):
+        store_credentials(HOST, "", "secret", tmp_path / "other.json")
+    with pytest.raises(Invalid):
+        store_credentials(HOST, "a:b", "secret", tmp_path / "other.json")
+    with pytest.raises(Invalid, match="auth"):
+        store_credentials(HOST, "alice", "secret", path / "below-a-file" / "auth.json")
+    assert os.listdir(tmp_path) == ["auth.json"]
