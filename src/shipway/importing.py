@@ -9,7 +9,7 @@ from shipway.errors import Invalid, NotFound
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.progress import Progress, ProgressCallback
-from shipway.trees.copying import copy
+from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
 
@@ -40,7 +40,7 @@ def import_tree(
                 progress(Progress("import", str(path), done, total))
 
         with store.driver.writer([*chain, key]) as sink:
-            copy(source, entries, sink, written=written)
+            copy_entries(entries, source, sink, written=written)
             sink.finish()
         return store.records.add(new, mutable=False, snapshot=key, parent=parent.id if parent is not None else None)
 

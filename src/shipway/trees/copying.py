@@ -1,31 +1,46 @@
-"""Copying entries from one tree to another on this machine."""
+"""Copying a whole tree of this disk, or a layer's entries, to a writer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from shipway.trees.entry import Entry, OpenFile, Tree, TreeSink
+import msgspec
+
+from shipway.trees.entry import Content, Entry, LocalTree, OpenFile
 
 
-def copy(
-    source: Tree,
-    entries: Sequence[Entry],
-    sink: TreeSink,
+class Adding(Protocol):
+    """Whatever takes entries."""
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        """Take one entry, with its content if it is a `reg`; see `TreeSink.add`."""
+
+
+def copy_entries(
+    entries: Iterable[Entry],
+    source: LocalTree,
+    sink: Adding,
     *,
     link: bool = False,
     written: Callable[[int], None] = lambda _size: None,
 ) -> None:
-    """Add a layer's `entries` to `sink`, with contents from `source`; `written` hears of bytes of content.
+    """Hand entries to `sink` in the order given, with contents from `source`; `written` hears of bytes of content.
 
-    With `link`, `source` never changes, and files that are on the same file system may be hard links to its own.
+    They may be a tree's, whose names of one file share an `inode`, or a layer's. With `link`, `source` never
+    changes, and files on the same file system may become hard links to its own.
     """
-    files = source.read(entry for entry in entries if entry.is_file)
+    first: dict[int, str] = {}
     for entry in entries:
-        if not entry.is_file:
+        if entry.inode and first.setdefault(entry.inode, entry.path) != entry.path:
+            sink.add(msgspec.structs.replace(entry, kind="hardlink", link=first[entry.inode], size=0, inode=0))
+        elif entry.kind == "reg":
+            fd = source.open(entry.path)
+            try:
+                sink.add(entry, OpenFile(fd, link=link))
+                written(entry.size)
+            finally:
+                os.close(fd)
+        else:
             sink.add(entry)
-            continue
-        read, content = next(files)
-        if link and isinstance(content, OpenFile):
-            content = OpenFile(content.fd, link=True)
-        sink.add(read, content)
-        written(entry.size)
