@@ -91,7 +91,7 @@ def _values(thing: type) -> list[str]:
     elif is_dataclass(thing):
         lines += [_item(f"{one.name}: {one.type}{_default(one)}", notes.get(one.name, "")) for one in fields(thing)]
     else:
-        own = vars(thing).get("__annotations__", {})
+        own = inspect.get_annotations(thing)
         lines += [_item(f"{name}: {kind}", notes.get(name, "")) for name, kind in own.items() if name[0] != "_"]
     return [*lines, ""] if lines else []
 
@@ -137,18 +137,31 @@ def _members(thing: type) -> Iterator[list[str]]:
             yield [_signature(name, function), "", _prose(function.__doc__), ""]
 
 
+class _Raw:
+    """An annotation that shows itself as it is written in the source."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def _signature(name: str, function: Any) -> str:
     signature = inspect.signature(function)
-    parameters = [parameter for parameter in signature.parameters.values() if parameter.name not in ("self", "cls")]
-    text = str(signature.replace(parameters=parameters))
+    parameters = [
+        parameter.replace(annotation=_Raw(parameter.annotation))
+        for parameter in signature.parameters.values()
+        if parameter.name not in ("self", "cls")
+    ]
+    text = str(signature.replace(parameters=parameters, return_annotation=_Raw(signature.return_annotation)))
     return f"#### `{name}{_plain(text)}`"
 
 
 def _plain(text: str) -> str:
-    """Return a signature without module names, the quotes of postponed annotations, and object addresses."""
+    """Return a signature or type without module names, and enumeration members as they are written."""
     text = re.sub(r"\b(?:shipway|collections|typing|pathlib|datetime)\.(?:\w+\.)*", "", text)
-    text = re.sub(r"<(\w+)\.(\w+): [^>]*>", r"\1.\2", text)
-    return text.replace("'", "")
+    return re.sub(r"<(\w+)\.(\w+): [^>]*>", r"\1.\2", text)
 
 
 def _prose(docstring: str | None) -> str:

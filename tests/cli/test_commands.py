@@ -108,12 +108,12 @@ def test_keys_are_put_listed_and_moved(shipway: Program, tree: Path) -> None:
     first = commit(shipway, tree)
     (tree / "note").write_text("changed")
     second = commit(shipway, tree)
-    shipway("key", "put", "a key, with spaces", first)
-    assert shipway("key", "put", "other", "key:a key, with spaces").strip() == first
-    shipway("key", "put", "a key, with spaces", second)
-    assert shipway("key", "get", "a key, with spaces").strip() == second
+    shipway("key", "put", "a key, with spaces and ://", first)
+    assert shipway("key", "put", "other", "key:a key, with spaces and ://").strip() == first
+    shipway("key", "put", "a key, with spaces and ://", second)
+    assert shipway("key", "get", "a key, with spaces and ://").strip() == second
     assert {one["key"]: one["id"] for one in shipway.json("key", "ls")} == {
-        "a key, with spaces": second,
+        "a key, with spaces and ://": second,
         "other": first,
     }
     assert sorted(line.split()[0] for line in shipway("key", "ls").splitlines()) == sorted([first, second])

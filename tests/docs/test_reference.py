@@ -46,7 +46,7 @@ def options_of(command: list[str]) -> set[str]:
     for name in command:
         target = target[name]
     arguments = target.assemble_argument_collection(default_parameter=app.default_parameter)
-    return {name for argument in arguments for name in argument.names if name.startswith("--")}
+    return {name for argument in arguments if argument.parse for name in argument.names if name.startswith("--")}
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -27,6 +27,7 @@ TERMINATED = 143
 app = App(
     name="shipway",
     help="Build caches as refs: commit, mount, move and take files out of file-system trees.",
+    help_format="plaintext",
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=False),
     result_action="return_value",
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         app.meta(arguments, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        return fail(Invalid(" ".join(str(error).split()), todo="see `shipway --help`"), as_json=as_json)
+        return fail(_usage(error), as_json=as_json)
     except ShipwayError as error:
         return fail(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -107,6 +108,12 @@ def fail(error: ShipwayError, *, as_json: bool) -> int:
     else:
         sys.stderr.write(f"shipway: {visible(str(error))}\n")
     return error.exit_code
+
+
+def _usage(error: CycloptsError) -> Invalid:
+    said = " ".join(str(error).split()).rstrip(".")
+    command = " ".join(["shipway", *(error.command_chain or ())])
+    return Invalid(said, todo=f"see `{command} --help`")
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

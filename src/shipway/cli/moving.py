@@ -34,7 +34,7 @@ def pull(reference: str, /, *, session: InSession) -> None:
     Args:
         reference: oci://host[:port]/repository[:tag][@digest], or key:NAME.
     """
-    if "://" not in reference and not reference.startswith(naming.KEY):
+    if not (naming.is_reference(reference) or reference.startswith(naming.KEY)):
         raise Invalid("not a reference", where=reference, todo="write oci://host[:port]/repository[:tag] or key:NAME")
     with session.open() as cache, naming.any_ref(cache, reference) as found, shown(session) as progress:
         if not isinstance(found, RemoteImmutableRef):

@@ -24,9 +24,14 @@ class Readable(Protocol):
         """Return a context manager that yields the tree."""
 
 
+def is_reference(text: str) -> bool:
+    """Whether `text` names an image somewhere else; a key may hold anything."""
+    return "://" in text and not text.startswith(KEY)
+
+
 def any_ref(cache: Cache, text: str) -> AnyRef:
     """Return the immutable ref that `text` names, here or elsewhere. `NotFound`, `Invalid`."""
-    if "://" in text:
+    if is_reference(text):
         return cache.remote(text)
     if not text.startswith(KEY):
         return cache.get(cache.find(text))
@@ -54,7 +59,7 @@ def tree_of(ref: AnyRef) -> AbstractContextManager[Tree]:
 
 def record_id(cache: Cache, text: str) -> str:
     """Return the full id of the record, mutable or not, that `text` names in this store."""
-    if text.startswith(KEY) or "://" in text:
+    if text.startswith(KEY) or is_reference(text):
         with local_ref(cache, text) as ref:
             return ref.id
     return cache.find(text)

@@ -73,7 +73,7 @@ def show(ref: str, /, *, session: InSession) -> None:
         ref: An id, a unique prefix of one, key:NAME, or oci://…
     """
     with session.open() as cache:
-        if "://" in ref:
+        if naming.is_reference(ref):
             document = _remote(cache, ref)
         elif ref.startswith(naming.KEY):
             with naming.any_ref(cache, ref) as found:

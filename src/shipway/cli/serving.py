@@ -6,12 +6,17 @@ import os
 import signal
 import sys
 import threading
+from typing import Annotated
+
+from cyclopts import Parameter, validators
 
 from shipway.cli.session import InSession
 from shipway.oci import DEFAULT_REPOSITORY
 
+Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
 
-def serve(*, host: str = "127.0.0.1", port: int = 5000, until_eof: bool = False, session: InSession) -> None:
+
+def serve(*, host: str = "127.0.0.1", port: Port = 5000, until_eof: bool = False, session: InSession) -> None:
     """Serve the store over HTTP as an OCI registry, until interrupted.
 
     Args:

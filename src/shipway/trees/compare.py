@@ -69,10 +69,10 @@ def look(root: str | Path) -> dict[str, Look]:
         prefix = os.path.relpath(base, root)
         prefix = "" if prefix == "." else prefix + "/"
         if not prefix:
-            found[""] = _look(os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd), "")
+            found[""] = _look(os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd))
         for name in dirs + files:
             path = prefix + name
-            found[path] = _look_at(name, fd, path)
+            found[path] = _look_at(name, fd, os.path.join(root, path))
             status = found[path][0]
             if not stat.S_ISDIR(status.st_mode):
                 names.setdefault((status.st_dev, status.st_ino), []).append(path)
@@ -120,22 +120,27 @@ def _of_user(xattrs: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], 
 
 
 def _look_at(name: str, dir_fd: int, path: str) -> tuple[os.stat_result, Look]:
+    try:
+        return _look_below(name, dir_fd)
+    except OSError as error:
+        error.filename = path  # all of it, and not what stands below some descriptor
+        raise
+
+
+def _look_below(name: str, dir_fd: int) -> tuple[os.stat_result, Look]:
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-        return _look(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd), path)
+        return _look(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd))
     # Symlinks, devices and fifos are not opened; their attributes are reached through their directory.
     target = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(status.st_mode) else ""
     return status, _make(status, _xattrs(f"/proc/self/fd/{dir_fd}/{name}"), target=target)
 
 
-def _look(fd: int, path: str) -> tuple[os.stat_result, Look]:
+def _look(fd: int) -> tuple[os.stat_result, Look]:
     try:
         status = os.fstat(fd)
         content = _digest(fd) if stat.S_ISREG(status.st_mode) else ""
         return status, _make(status, _xattrs(fd), content=content)
-    except OSError as error:
-        error.filename = error.filename or path
-        raise
     finally:
         os.close(fd)
 
