@@ -53,6 +53,13 @@ def typed(error: Exception, path: str) -> ShipwayError:
     return Corrupt(f"cannot be a file's metadata: {error}", where=where)
 
 
+def _checked(path: str) -> str:
+    """Return a path whose every part is a name; `UnsafeEntry` if one is not."""
+    if any(name in ("", ".", "..") for name in path.split("/")):
+        raise UnsafeEntry(f"not a path inside a tree: {path[:200]!r}", where=path or "/")
+    return path
+
+
 class TreeWriter:
     """Writes entries under a directory that exists; `TreeSink` without its visibility.
 
@@ -106,10 +113,10 @@ class TreeWriter:
                 self._add_file(entry, content)
             elif entry.kind == "dir":
                 self._add_directory(entry)
-            elif entry.kind == "whiteout" or (entry.kind in ("char", "block") and entry.dev == (0, 0)):
-                self._whiteout(path)
+            elif entry.kind == "whiteout" or (entry.kind == "char" and entry.dev == (0, 0)):
+                self._whiteout(_checked(path))
             elif entry.kind == "opaque":
-                self._opaque(path)
+                self._opaque(_checked(path) if path else path)
             else:
                 self._add_special(entry)
         except (OSError, ValueError, OverflowError) as error:
@@ -378,8 +385,6 @@ class TreeWriter:
 
     def _whiteout(self, path: str) -> None:
         directory, _, name = path.rpartition("/")
-        if name in ("", ".", ".."):
-            raise UnsafeEntry(f"not a path inside a tree: {path[:200]!r}", where=path or "/")
         dir_fd = self._existing(directory)
         if dir_fd is None:
             return
