@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -57,7 +57,7 @@ class RemoteTree:
         """Return the names in the directory `path` in byte order; none if it is not a directory."""
         return self._whole().names(path)
 
-    def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
+    def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
         """Yield each of the files `entries`, all taken from this tree, with its content.
 
         They come in the order of the blobs. Equal contents are fetched once. Chunks are checked before they are
@@ -137,7 +137,7 @@ class _View:
         self.get = self._merged.get
         self.names = self._merged.names
 
-    def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
+    def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
         fetched: list[Entry] = []
         same: dict[str, list[Entry]] = {}
         for entry in entries:
