@@ -42,7 +42,7 @@ def import_tree(
         with store.driver.writer([*chain, key]) as sink:
             copy_entries(entries, source, sink, written=written)
             sink.finish()
-        return store.records.add(new, mutable=False, snapshot=key, parent=parent.id if parent is not None else None)
+        return store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
 
 
 def _open(path: Path) -> DirectoryTree:

@@ -24,9 +24,11 @@ SCHEMA = """
 -- one over the same snapshot, each the other's twin.
 CREATE TABLE records (
     id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,           -- layer, merge or diff: see local/layering.py
     mutable INTEGER NOT NULL,
     twin TEXT,
-    snapshot TEXT NOT NULL,
+    snapshot TEXT,                -- of its layer; NULL for a merge, and for a diff that nobody looked into yet
+    exact TEXT,                   -- a snapshot of just what the layer changes, where `snapshot` may hold more
     diff_id TEXT,                 -- of its layer, once known
     chain_id TEXT,                -- of its layer and all below, once known
     policy TEXT NOT NULL,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from shipway.errors import Invalid, Locked, NotFound
 from shipway.local.database import Database
 from shipway.local.leases import Leases
-from shipway.local.rows import COLUMNS, NewRecord, Record, delete, insert, read_row
+from shipway.local.rows import COLUMNS, Kind, NewRecord, Record, delete, insert, read_row
 from shipway.refs import CachePolicy
 from shipway.snapshots.mount import is_mountpoint
 
@@ -64,12 +64,9 @@ class Records:
             rows = db.execute(f"SELECT {COLUMNS} FROM records ORDER BY created, id").fetchall()  # noqa: S608  constant columns
         return [read_row(row, parents.get(row[0], ())) for row in rows]
 
-    def chain(self, record: Record) -> list[Record]:
-        """Return the records from the base to `record` itself."""
-        chain = [record]
-        while chain[-1].parents:
-            chain.append(self.get(chain[-1].parents[0]))
-        return chain[::-1]
+    def parent(self, record: Record, position: int = 0) -> Record | None:
+        """Return one of the parents of a record; None if it has no such."""
+        return self.get(record.parents[position]) if len(record.parents) > position else None
 
     def _first(self, condition: str, value: str) -> Record | None:
         rows = self._database.read(f"SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
@@ -104,21 +101,24 @@ class Records:
         new: NewRecord,
         *,
         mutable: bool,
-        snapshot: str,
-        parent: str | None,
+        snapshot: str | None,
+        parents: Sequence[str] = (),
+        kind: Kind = "layer",
         diff_id: str | None = None,
         chain_id: str | None = None,
     ) -> Record:
-        """Make a record over a reserved snapshot, and hold it."""
+        """Make a record, over a reserved snapshot if it is a layer, and hold it. `NotFound` if a parent is gone."""
         record_id = secrets.token_hex(10)
         with self._database.write() as db:
-            if parent is not None and db.execute("SELECT 1 FROM records WHERE id = ?", (parent,)).fetchone() is None:
-                raise NotFound("the parent is gone", where=parent)
+            for parent in parents:
+                if db.execute("SELECT 1 FROM records WHERE id = ?", (parent,)).fetchone() is None:
+                    raise NotFound("the parent is gone", where=parent)
             db.execute("DELETE FROM pending WHERE snapshot = ?", (snapshot,))
             insert(
                 db,
                 Record(
                     id=record_id,
+                    kind=kind,
                     mutable=mutable,
                     twin=None,
                     snapshot=snapshot,
@@ -132,7 +132,7 @@ class Records:
                     last_used=None,
                     usage_count=0,
                     size=None,
-                    parents=(parent,) if parent is not None else (),
+                    parents=tuple(parents),
                 ),
             )
             self._hold(db, record_id)
@@ -193,12 +193,14 @@ class Records:
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (immutable_id,))
 
     def update(self, record_id: str, **columns: Any) -> None:
-        """Set columns of a record (names are those of `Record`)."""
+        """Set columns of a record (names are those of `Record`); a reserved snapshot becomes its own."""
         values = {
             name: msgspec.json.encode(value).decode() if name == "labels" else value for name, value in columns.items()
         }
+        made = [values[name] for name in ("snapshot", "exact") if name in values]
         assignments = ", ".join(f"{name} = ?" for name in values)
         with self._database.write() as db:
+            db.executemany("DELETE FROM pending WHERE snapshot = ?", [(key,) for key in made])
             db.execute(f"UPDATE records SET {assignments} WHERE id = ?", (*values.values(), record_id))  # noqa: S608  our names
 
     # Holds
@@ -279,7 +281,7 @@ class Records:
         if self._is_held(db, record_id):
             return []
         delete(db, record_id)
-        return [record.snapshot]
+        return record.snapshots
 
     # Mounts that outlive us
 
@@ -317,7 +319,7 @@ class Records:
                     raise Locked("is in use", where=record_id, todo="release it first")
             for one in pair:
                 delete(db, one)
-        return [record.snapshot]
+        return record.snapshots
 
     def drop_broken(self, existing: Iterable[str]) -> list[str]:
         """Delete records whose snapshot is not among `existing`, or whose parent is gone; return their ids.
@@ -325,7 +327,7 @@ class Records:
         `existing` is called for inside the transaction, when the rows have been read.
         """
         with self._database.write() as db:
-            rows = db.execute("SELECT id, snapshot FROM records").fetchall()
+            rows = db.execute("SELECT id, snapshot FROM records WHERE snapshot IS NOT NULL").fetchall()
             on_disk = set(existing)
             broken = [record_id for record_id, snapshot in rows if snapshot not in on_disk]
             for record_id in broken:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from shipway.refs import CachePolicy, RecordType
+
+Kind = Literal["layer", "merge", "diff"]
+"""A layer over its parent, a merge of its parents, or what makes its second parent of its first."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `records` and its parents. Times are nanoseconds since 1970."""
 
     id: str
+    kind: Kind = "layer"
     mutable: bool
     twin: str | None
-    snapshot: str
+    snapshot: str | None
+    exact: str | None = None
     diff_id: str | None
     chain_id: str | None
     policy: CachePolicy
@@ -30,6 +35,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None
     parents: tuple[str, ...]
 
+    @property
+    def snapshots(self) -> list[str]:
+        """The keys of its own snapshots."""
+        return [key for key in (self.snapshot, self.exact) if key is not None]
+
 
 class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller may say about a record that is to be made."""
@@ -41,7 +51,7 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 COLUMNS = (
-    "id, mutable, twin, snapshot, diff_id, chain_id, policy, record_type, description, labels,"
+    "id, kind, mutable, twin, snapshot, exact, diff_id, chain_id, policy, record_type, description, labels,"
     " created, last_used, usage_count, size"
 )
 
@@ -49,12 +59,14 @@ COLUMNS = (
 def insert(db: sqlite3.Connection, record: Record) -> None:
     """Add a record and its parents."""
     db.execute(
-        f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
+        f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
         (
             record.id,
+            record.kind,
             record.mutable,
             record.twin,
             record.snapshot,
+            record.exact,
             record.diff_id,
             record.chain_id,
             record.policy,
@@ -86,18 +98,20 @@ def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
     """Return the record of a row of `COLUMNS`."""
     return Record(
         id=row[0],
-        mutable=bool(row[1]),
-        twin=row[2],
-        snapshot=row[3],
-        diff_id=row[4],
-        chain_id=row[5],
-        policy=CachePolicy(row[6]),
-        record_type=RecordType(row[7]),
-        description=row[8],
-        labels=msgspec.json.decode(row[9], type=dict[str, str]),
-        created=row[10],
-        last_used=row[11],
-        usage_count=row[12],
-        size=row[13],
+        kind=row[1],
+        mutable=bool(row[2]),
+        twin=row[3],
+        snapshot=row[4],
+        exact=row[5],
+        diff_id=row[6],
+        chain_id=row[7],
+        policy=CachePolicy(row[8]),
+        record_type=RecordType(row[9]),
+        description=row[10],
+        labels=msgspec.json.decode(row[11], type=dict[str, str]),
+        created=row[12],
+        last_used=row[13],
+        usage_count=row[14],
+        size=row[15],
         parents=tuple(parents),
     )

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.local import layering
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
 from shipway.local.leases import Leases
@@ -28,7 +30,10 @@ from shipway.local.tags import Tags
 from shipway.oci import Descriptor
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
-from shipway.trees.entry import LocalTree
+from shipway.trees.copying import copy_entries
+from shipway.trees.diff import changes
+from shipway.trees.directory import DirectoryTree
+from shipway.trees.entry import Entry, LocalTree
 from shipway.trees.writer import remove_tree
 
 PIECE = 1 << 20
@@ -100,7 +105,7 @@ class Store:
     def _repair(self, *, alone: bool) -> None:
         self.reclaim()
         for record in self.records.unfinished_pairs():
-            if self._is_committed(record.snapshot):
+            if record.snapshot is not None and self._is_committed(record.snapshot):
                 self.records.finalized(record.id)
         self.records.drop_broken(self._existing_snapshots())
         if alone:
@@ -139,9 +144,73 @@ class Store:
         """Take back what processes that died since held or were making."""
         self.drop_snapshots(self.records.reclaim())
 
+    def layers(self, record: Record) -> list[Record]:
+        """Return the records whose layers a tree is made of, base first."""
+        return layering.layers(record, self.records.get)
+
     def snapshot_chain(self, record: Record) -> list[str]:
-        """Return the snapshot keys of a record's layers, base first."""
-        return [one.snapshot for one in self.records.chain(record)]
+        """Return the snapshot keys of a tree's layers, base first."""
+        found = self.layers(record)
+        in_place = layering.is_in_place(found, self.records.get)
+        return [
+            self._own_snapshot(one) if here else self._exact_snapshot(one)
+            for one, here in zip(found, in_place, strict=True)
+        ]
+
+    def own_chain(self, record: Record) -> list[str]:
+        """Return the snapshot keys of a layer and of what it was made over, base first."""
+        parent = self.records.parent(record)
+        return [*(self.snapshot_chain(parent) if parent is not None else ()), self._own_snapshot(record)]
+
+    def _own_snapshot(self, record: Record) -> str:
+        """Return the key of a layer's snapshot; a diff's is made now, if nobody looked into it before."""
+        if record.snapshot is not None:
+            return record.snapshot
+        with self.leases.locked(f"diff-{record.id}"):
+            record = self.records.get(record.id)
+            if record.snapshot is not None:
+                return record.snapshot
+            lower, upper = self.records.get(record.parents[0]), self.records.parent(record, 1)
+            with ExitStack() as stack:
+                old = stack.enter_context(self.tree(lower))
+                new = stack.enter_context(self.tree(upper) if upper is not None else self._nothing())
+                entries = changes(old, new)
+                if upper is None:
+                    entries = [entry for entry in entries if entry.kind in ("whiteout", "opaque")]
+                key = self._make(self.snapshot_chain(lower), entries, new, link=True)
+            self.records.update(record.id, snapshot=key)
+            return key
+
+    def _exact_snapshot(self, record: Record) -> str:
+        """Return the key of a snapshot that can stand over other layers than those it was made over."""
+        own = self._own_snapshot(record)
+        if record.exact is not None:
+            return record.exact
+        chain = self.own_chain(record)
+        if self.driver.is_exact(chain):
+            return own
+        with self.leases.locked(f"exact-{record.id}"):
+            record = self.records.get(record.id)
+            if record.exact is None:
+                with self.driver.tree(chain) as tree:
+                    key = self._make(chain[:-1], self.driver.changes(chain), tree, link=True)
+                self.records.update(record.id, exact=key)
+                return key
+            return record.exact
+
+    def _make(self, below: list[str], entries: list[Entry], source: LocalTree, *, link: bool) -> str:
+        """Make a snapshot over the chain `below` and return its key, which is reserved."""
+        key = self.records.reserve_snapshot()
+        with self.giving_up(key), self.driver.writer([*below, key]) as sink:
+            copy_entries(entries, source, sink, link=link)
+            sink.finish()
+        return key
+
+    @contextmanager
+    def _nothing(self) -> Iterator[LocalTree]:
+        """Yield an empty tree."""
+        with tempfile.TemporaryDirectory(dir=self.root / "ingest") as path, DirectoryTree(path) as tree:
+            yield tree
 
     @contextmanager
     def tree(self, record: Record) -> Iterator[LocalTree]:
@@ -155,12 +224,12 @@ class Store:
         key = self.records.reserve_snapshot()
         with self.giving_up(key):
             self.driver.prepare([*below, key])
-            return self.records.add(new, mutable=True, snapshot=key, parent=parent.id if parent else None)
+            return self.records.add(new, mutable=True, snapshot=key, parents=[parent.id] if parent else [])
 
     def finalize(self, record: Record) -> Record:
         """Make the driver commit an immutable record's snapshot, and return the record as it is then."""
         record = self.records.get(record.id)
-        if record.twin is not None:
+        if record.twin is not None and record.snapshot is not None:
             self.driver.commit(record.snapshot)
             self.records.finalized(record.id)
             record = self.records.get(record.id)
@@ -177,9 +246,11 @@ class Store:
 
     def size(self, record: Record) -> int:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
-        snapshot = self.driver.usage(record.snapshot) if record.size is None else record.size
-        if record.size is None and not record.mutable and record.twin is None:
-            self.records.update(record.id, size=snapshot)
+        snapshot = record.size
+        if snapshot is None:
+            snapshot = sum(self.driver.usage(key) for key in record.snapshots)
+            if not record.mutable and record.twin is None and record.kind == "layer":
+                self.records.update(record.id, size=snapshot)
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
         return snapshot + sum(blob.size for blob in blobs)
 

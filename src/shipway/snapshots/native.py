@@ -156,6 +156,11 @@ class NativeDriver:
                     lower, upper, unchanged=lambda path: path in origin and origin[path] == upper.identity(path)
                 )
 
+    def is_exact(self, chain: Chain) -> bool:
+        """Return that it is: over other snapshots its changes are what is applied."""
+        del chain
+        return True
+
     def usage(self, key: str) -> int:
         """Return the bytes the snapshot takes on disk."""
         return self._layout.usage(key)
@@ -190,15 +195,19 @@ class NativeDriver:
         return merged
 
     def _merge(self, chain: Chain, merged: Path) -> None:
-        """Make the tree of a chain by applying the last snapshot's changes to the tree of the others."""
-        key = chain[-1]
-        own = (*self._made_over(key), key)
-        with self._layout.staged(key) as stage:
-            if len(chain) > 1:
-                _copy(self._files(chain[:-1]), stage / FILES)
-            with self.tree(own) as source, TreeWriter(stage / FILES, keep_times=True) as writer:
-                copy_entries(self.changes(own), source, writer)
-                writer.finish()
+        """Make the tree of a chain by applying the changes of snapshots to the tree of the first that is in place."""
+        done = len(chain) - 1
+        while done and self._made_over(chain[done - 1]) != tuple(chain[: done - 1]):
+            done -= 1
+        link = all(self.is_committed(key) for key in chain)
+        with self._layout.staged(chain[-1]) as stage:
+            if done:
+                _copy(self._files(chain[:done]), stage / FILES, link=link)
+            for key in chain[done:]:
+                own = (*self._made_over(key), key)
+                with self.tree(own) as source, TreeWriter(stage / FILES, keep_times=True) as writer:
+                    copy_entries(self.changes(own), source, writer, link=link)
+                    writer.finish()
             sync_files(stage)
             try:
                 (stage / FILES).rename(merged)
@@ -222,9 +231,9 @@ def _bind(path: Path, *, readonly: bool) -> Mount:
     return Mount("bind", str(path), options=("bind", "ro" if readonly else "rw"))
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *, link: bool = False) -> None:
     with DirectoryTree(source) as tree, TreeWriter(target) as writer:
-        copy_entries(tree.entries(), tree, writer)
+        copy_entries(tree.entries(), tree, writer, link=link)
         writer.finish()
 
 

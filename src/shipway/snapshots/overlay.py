@@ -240,6 +240,13 @@ class OverlayDriver:
         with self._below(chain) as lower, self.tree(chain) as upper:
             return layer_changes(lower, upper)
 
+    def is_exact(self, chain: Chain) -> bool:
+        """Whether the layer directory holds no copies of what did not change, and no marks that other layers mind."""
+        with self.tree(chain) as tree:
+            held = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in tree.top_layer()}
+        said = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in self.changes(chain)}
+        return held - {("", "dir")} == said - {("", "dir")}
+
     def usage(self, key: str) -> int:
         """Return the bytes the snapshot takes on disk."""
         return self._layout.usage(key)

@@ -166,7 +166,7 @@ def _unpack(
             new,
             mutable=False,
             snapshot=key,
-            parent=below.id if below is not None else None,
+            parents=[below.id] if below is not None else [],
             diff_id=one.diff_id,
             chain_id=one.chain_id,
         )

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from shipway import oci
 from shipway.layers.pack import pack
+from shipway.local.layering import is_in_place
 from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Descriptor
@@ -24,11 +25,12 @@ def ensure_layers(store: Store, record: Record, progress: ProgressCallback | Non
     """Return the layers of a finalized record, base first, packing those that have no blob in the store."""
     layers: list[Layer] = []
     chain_id: str | None = None
-    for one in store.records.chain(record):
+    records = store.layers(record)
+    for one, in_place in zip(records, is_in_place(records, store.records.get), strict=True):
         descriptor, diff_id = _ensure_blob(store, one, progress)
         chain_id = oci.chain_id(chain_id, diff_id)
-        if (one.diff_id, one.chain_id) != (diff_id, chain_id):
-            store.records.update(one.id, diff_id=diff_id, chain_id=chain_id)
+        if in_place and one.kind == "layer" and one.chain_id != chain_id:
+            store.records.update(one.id, chain_id=chain_id)
         layers.append(Layer(descriptor, diff_id, one.created, one.description))
     return layers
 
@@ -39,7 +41,7 @@ def _ensure_blob(store: Store, record: Record, progress: ProgressCallback | None
         descriptor = store.layer_blob(record)
         if descriptor is not None and record.diff_id is not None:
             return descriptor, record.diff_id
-        chain = store.snapshot_chain(record)
+        chain = store.own_chain(record)
         entries = store.driver.changes(chain)
         with store.driver.tree(chain) as tree, store.blobs.ingest() as ingest:
             packed = pack(tree, entries, ingest.file, where=record.id, progress=progress)
