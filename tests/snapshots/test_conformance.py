@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ BASE: Layer = [
 ]
 
 
+def interrupt_after(add: Callable[[Entry, Content], None], one: tuple[Entry, bytes]) -> None:
+    """Add an entry, and then be interrupted."""
+    add(*one)
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def store(driver: SnapshotDriver, root: Path) -> Path:
     """Return the directory that the driver works in."""
@@ -82,8 +89,7 @@ def test_what_a_writer_makes_is_committed_and_visible_only_when_finished(driver:
 
 def test_a_writer_that_is_left_early_leaves_nothing(driver: SnapshotDriver, store: Path) -> None:
     with pytest.raises(KeyboardInterrupt), driver.writer(["base"]) as sink:
-        sink.add(*BASE[0])
-        raise KeyboardInterrupt
+        interrupt_after(sink.add, BASE[0])
     assert list(driver.keys()) == []
     assert leftovers(store) == []
 
@@ -173,7 +179,7 @@ def test_tree_and_mount_show_the_same(driver: SnapshotDriver, tmp_path: Path) ->
         assert tree.get("new/below") is None
 
 
-def test_changes_through_a_mount_become_the_canonical_layer(driver: SnapshotDriver, tmp_path: Path) -> None:
+def test_changes_through_a_mount_become_the_canonical_layer(driver: SnapshotDriver) -> None:
     write_layer(driver, ["base"], [*BASE, entry("gone", "dir"), entry("gone/x"), entry("gone/y", content=b"y")])
     driver.prepare(["base", "next"])
     with driver.mounted(["base", "next"], readonly=False) as path:
@@ -376,7 +382,7 @@ def test_content_of_another_size_is_refused(
         entry("x" * 300),
         entry("nul\0byte"),
         entry("file", mtime_ns=1 << 100),
-        entry("file", uid=1 << 40),
+        pytest.param(entry("file", uid=1 << 40), marks=pytest.mark.root),
         entry("s", "symlink"),
         entry("s", "symlink", link="x" * 5000),
         entry("/".join(["d"] * 5000)),
@@ -530,9 +536,9 @@ def test_chains_can_be_put_together_freely(driver: SnapshotDriver) -> None:
     write_layer(driver, ["two"], [entry("", "dir"), entry("d", "dir"), entry("d/2", content=b"2"), entry("y")])
     write_layer(driver, ["two", "over"], [entry("y", "whiteout"), entry("d/1", content=b"11")])
     chain = ["one", "two", "over"]
-    for _ in range(2):
-        seen = shown(driver, chain)
-        assert sorted(seen) == ["", "d", "d/1", "d/2", "x"]
+    seen = shown(driver, chain)
+    assert sorted(seen) == ["", "d", "d/1", "d/2", "x"]
+    assert shown(driver, chain) == seen
     with driver.mounted(chain, readonly=True) as path:
         assert (path / "d/1").read_bytes() == b"11"
     assert listing(driver.changes(chain)) == [("", "dir"), ("d", "dir"), ("d/1", "reg"), ("y", "whiteout")]
@@ -549,16 +555,17 @@ def test_usage_is_what_du_says(driver: SnapshotDriver, store: Path, tmp_path: Pa
     import_directory(driver, ["base"], make_varied_tree(tmp_path / "source"))
     blocks = 0
     seen = set()
-    for path in [store / "snapshots/base", *(store / "snapshots/base").rglob("*")]:
-        st = path.lstat()
-        if st.st_ino not in seen:
-            seen.add(st.st_ino)
-            blocks += st.st_blocks
+    for base, _, files in os.walk(store / "snapshots/base"):
+        for name in (".", *files):
+            st = os.lstat(os.path.join(base, name))
+            if st.st_ino not in seen:
+                seen.add(st.st_ino)
+                blocks += st.st_blocks
     assert driver.usage("base") == blocks * 512
     assert driver.usage("base") > 1 << 20
 
 
-def test_both_drivers_agree_on_every_change(open_one, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_both_drivers_agree_on_every_change(open_one: Callable[[str], SnapshotDriver], tmp_path: Path) -> None:
     overlay, native = open_one("overlay"), open_one("native")
     source = make_varied_tree(tmp_path / "source")
     found = []

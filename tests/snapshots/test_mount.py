@@ -188,7 +188,7 @@ def test_unmounting_what_is_in_use_is_refused_unless_it_may_be_detached(tmp_path
 def test_the_working_directory_is_left_alone(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     one = overlay(Path("relative"), 3).as_mount()
-    seen = []
+    seen: list[str] = []
 
     def watch() -> None:
         while not stop.is_set():

@@ -65,11 +65,12 @@ def listing(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 def leftovers(root: Path) -> list[str]:
     """Return what unfinished work left under a store's root, and where something is still mounted."""
-    found: list[str] = []
-    for directory in ("ingest", "mounts"):
-        for path in sorted((root / directory).rglob("*")):
-            if path.name != "lock" and path.parent != root / "mounts":
-                found.append(str(path))
+    found = [
+        str(path)
+        for directory in ("ingest", "mounts")
+        for path in sorted((root / directory).rglob("*"))
+        if path.name != "lock" and path.parent != root / "mounts"
+    ]
     mounted = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     marker = os.fspath(root).replace("\\", "\\134").replace(" ", "\\040")
     return found + [line for line in mounted.splitlines() if marker in line]

@@ -50,7 +50,11 @@ class NativeDriver:
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
         self._mountpoints = Mountpoints(self._layout.root)
-        self.can_mount, how = self._probe()
+        try:
+            self.can_mount, how = self._probe()
+        except BaseException:
+            self._mountpoints.close()
+            raise
         self.reason = f"native: works anywhere; {how}"
         self._telling = filesystem_type(self._layout.root) in _TELLING
 

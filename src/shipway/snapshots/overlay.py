@@ -51,7 +51,11 @@ class OverlayDriver:
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
         self._mountpoints = Mountpoints(self._layout.root)
-        self._options, self.reason = self._probe()
+        try:
+            self._options, self.reason = self._probe()
+        except BaseException:
+            self._mountpoints.close()
+            raise
         user = "userxattr" in self._options
         self._mark = xattrs.OPAQUE[1] if user else xattrs.OPAQUE[0]
         self._guard = threading.Lock()
