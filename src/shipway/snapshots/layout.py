@@ -55,7 +55,13 @@ class Layout:
         """Return the `fs` directories of a chain; `NotFound` if a snapshot is missing, `Invalid` for an empty one."""
         if not chain:
             raise Invalid("an empty chain of snapshots")
-        return [os.path.join(self.existing(key), FILES) for key in chain]
+        base = f"{self.snapshots}/"
+        paths = [f"{base}{key}/{FILES}" for key in chain]  # chains are long, and pathlib is slow
+        for key, path in zip(chain, paths, strict=True):
+            if not _KEY.fullmatch(key) or not os.path.isdir(path):
+                self.existing(key)  # says what is wrong
+                raise NotFound("the snapshot has lost its files", where=key)
+        return paths
 
     def is_committed(self, key: str) -> bool:
         """Whether `key` is committed, which is to have no work directory; `NotFound` if there is no such snapshot."""

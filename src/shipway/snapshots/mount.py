@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ MAX_LAYERS = 500
 
 _MAX_VALUE = 255
 _MAX_DATA = 4095
+_PLENTY = 3500  # bytes of names that leave room for the other options
 _SPECIAL = re.compile(r"([\\:,])")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -234,41 +235,48 @@ def _with_mount(overlay: Overlay, target: str) -> None:
 
 
 def _with_short_names(overlay: Overlay, attach: Callable[[Overlay], None]) -> None:
-    """Call `attach` in a thread whose own working directory has each layer under a short name.
+    """Call `attach` in a thread that works in a directory from which all layers have short, plain names.
 
     The kernel takes 4095 bytes of options, or 255 of a single one. The process's working directory is
-    left alone.
+    left alone. Names relative to the directory that all have in common will often do; else they are symlinks.
     """
-    with tempfile.TemporaryDirectory(prefix="shipway-mount-") as names:
-        short = Overlay(
-            tuple(_short(names, str(index), path) for index, path in enumerate(overlay.lower)),
-            _short(names, "u", overlay.upper),
-            _short(names, "w", overlay.work),
-            overlay.options,
-            overlay.readonly,
-        )
-        failures: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                syscalls.unshare_fs()
-                os.chdir(names)
-                attach(short)
-            except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
-                failures.append(error)
-
-        thread = threading.Thread(target=run, name="shipway-mount")
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
+    paths = [os.path.abspath(path) for path in (*overlay.lower, overlay.upper, overlay.work) if path]
+    common = os.path.commonpath(paths)
+    names = [path[len(common) :].lstrip("/") or "." for path in paths]
+    if sum(map(len, names)) + len(names) <= _PLENTY and not any(_SPECIAL.search(name) for name in names):
+        _in_directory(common, lambda: attach(_renamed(overlay, names)))
+        return
+    with tempfile.TemporaryDirectory(prefix="shipway-mount-") as directory:
+        names = [str(index) for index in range(len(paths))]
+        for name, path in zip(names, paths, strict=True):
+            os.symlink(path, os.path.join(directory, name))
+        _in_directory(directory, lambda: attach(_renamed(overlay, names)))
 
 
-def _short(directory: str, name: str, path: str) -> str:
-    if not path:
-        return ""
-    os.symlink(os.path.abspath(path), os.path.join(directory, name))
-    return name
+def _renamed(overlay: Overlay, names: list[str]) -> Overlay:
+    """Return the overlay with other names for its directories, in the order of its fields."""
+    count = len(overlay.lower)
+    upper, work = names[count:] or ("", "")
+    return replace(overlay, lower=tuple(names[:count]), upper=upper, work=work)
+
+
+def _in_directory(directory: str, action: Callable[[], None]) -> None:
+    """Do something in a thread whose own working directory is `directory`."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            syscalls.unshare_fs()
+            os.chdir(directory)
+            action()
+        except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="shipway-mount")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 def _refused(error: OSError, target: str, what: str) -> ShipwayError:
