@@ -15,6 +15,7 @@ ROOMS = [
     {"server"},
     {"__init__"},
     {"cache"},
+    {"remote_handles"},
     {"handles", "importing"},
     {"transfer"},
     {"remotes"},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Self
 
 from shipway.errors import Invalid, NotFound, Unavailable
-from shipway.handles import LocalHandle, MutableHandle, RemoteHandle
+from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import usage
+from shipway.local.combining import diff, merge
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.oci import Reference, key_tag
@@ -28,10 +29,12 @@ from shipway.refs import (
     RemoteImmutableRef,
     UsageRecord,
 )
+from shipway.remote_handles import RemoteHandle
 from shipway.remotes import open_remote
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.snapshots.mount import mount_all, unmount
 from shipway.transfer.images import find_image
+from shipway.transfer.sources import RemoteImage, between, merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +167,70 @@ class Cache:
     def _remote(self, reference: Reference) -> RemoteHandle:
         remote = open_remote(reference)
         try:
-            return RemoteHandle(self._store, reference, remote, find_image(remote, reference.target))
+            image = find_image(remote, reference.target)
+            source = RemoteImage(remote, image)
+            name = str(reference.at(digest=image.descriptor.digest))
+            return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
         except BaseException:
             remote.close()
             raise
 
     def push(self, ref: LocalImmutableRef, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Copy a ref's tree, as an OCI image, to where `reference` says; the same as `ref.push`."""
-        return self._own(ref).push(reference, progress=progress)
+        """Copy a ref's tree, as an OCI image, to where `reference` says; only what is lacking there moves.
+
+        Of a remote ref blobs are copied as they are; within one registry only the manifest moves.
+        """
+        handle = ref if isinstance(ref, RemoteHandle) else self._own(ref)
+        return handle.push(reference, progress=progress)
+
+    # Merge and diff
+
+    def merge(
+        self, refs: Sequence[LocalImmutableRef | RemoteImmutableRef]
+    ) -> LocalImmutableRef | RemoteImmutableRef | None:
+        """Return the trees of `refs` laid over each other, later ones over earlier ones; None for none.
+
+        No file is touched until somebody looks: a merge is exported as the layers of its inputs. Merging remote
+        refs gives a remote ref, which fetches nothing; if some are local the remote ones are pulled. One ref is
+        given back as another hold on it. The result holds its inputs.
+        """
+        if not refs:
+            return None
+        if all(isinstance(ref, RemoteHandle) for ref in refs):
+            handles = [ref for ref in refs if isinstance(ref, RemoteHandle)]
+            name = handles[0].id if len(refs) == 1 else f"merge({', '.join(ref.id for ref in handles)})"
+            return RemoteHandle(self._store, name, merged([ref.layers for ref in handles]))
+        with ExitStack() as stack:
+            local = [self._pulled(ref, stack) for ref in refs]
+            if len(local) == 1:
+                return LocalHandle(self._store, self._store.records.hold_immutable(local[0].id))
+            return LocalHandle(self._store, merge(self._store, [ref._record() for ref in local]))  # noqa: SLF001  same room
+
+    def diff(
+        self,
+        lower: LocalImmutableRef | RemoteImmutableRef | None,
+        upper: LocalImmutableRef | RemoteImmutableRef | None,
+    ) -> LocalImmutableRef | RemoteImmutableRef | None:
+        """Return what makes `upper` of `lower`, deletions too: laid over `lower` it gives `upper`.
+
+        Without `upper` it deletes all of `lower`; without `lower` it is `upper`; None without both.
+        Where `upper` stands on the layers of `lower` it is the layers between, local or remote;
+        else the two trees are compared when somebody first looks, for which remote refs are
+        pulled. The result holds its inputs.
+        """
+        if lower is None:
+            return None if upper is None else self.merge([upper])
+        if isinstance(lower, RemoteHandle) and isinstance(upper, RemoteHandle):
+            layers = between(lower.layers, upper.layers)
+            if layers is not None:
+                return RemoteHandle(self._store, f"diff({lower.id}, {upper.id})", layers)
+        with ExitStack() as stack:
+            below = self._pulled(lower, stack)._record()  # noqa: SLF001  same room
+            above = self._pulled(upper, stack)._record() if upper is not None else None  # noqa: SLF001  same room
+            return LocalHandle(self._store, diff(self._store, below, above))
+
+    def _pulled(self, ref: LocalImmutableRef | RemoteImmutableRef, stack: ExitStack) -> LocalHandle:
+        return stack.enter_context(ref.pull()) if isinstance(ref, RemoteHandle) else self._own(ref)
 
     # Keys
 
@@ -299,7 +358,7 @@ class Cache:
         """Let go of everything that is still held, and of the store."""
         self._store.close()
 
-    def _own(self, ref: LocalImmutableRef) -> LocalHandle:
+    def _own(self, ref: LocalImmutableRef | RemoteImmutableRef) -> LocalHandle:
         if not isinstance(ref, LocalHandle) or ref._store is not self._store:  # noqa: SLF001  same room
             raise Invalid("is not a local immutable ref of this cache", where=getattr(ref, "id", repr(ref)))
         return ref

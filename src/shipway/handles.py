@@ -10,19 +10,14 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from shipway import oci
 from shipway.errors import Invalid, Locked
 from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Reference
 from shipway.progress import ProgressCallback
-from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType, Traffic
+from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_remote
-from shipway.remotes.contract import Remote
-from shipway.transfer.images import Image, read_diff_ids
-from shipway.transfer.pull import pull
 from shipway.transfer.push import push
-from shipway.transfer.remote_tree import RemoteTree, extract_remote
 from shipway.trees.entry import Tree
 from shipway.trees.extract import extract
 
@@ -181,9 +176,11 @@ class LocalHandle(Handle):
 
     @property
     def parent(self) -> LocalHandle | None:
-        """A new hold on the parent, or None."""
-        parents = self._record().parents
-        return LocalHandle(self._store, self._store.records.hold_immutable(parents[0])) if parents else None
+        """A new hold on the parent; None for a base, a merge or a difference."""
+        record = self._record()
+        if record.kind != "layer" or not record.parents:
+            return None
+        return LocalHandle(self._store, self._store.records.hold_immutable(record.parents[0]))
 
     @contextmanager
     def tree(self) -> Iterator[Tree]:
@@ -231,135 +228,6 @@ class MutableHandle(Handle):
             record = self._store.records.commit(self._id)
             self._released = True
         return LocalHandle(self._store, record)
-
-
-class RemoteMetadata:
-    """What an image says about itself; nothing of it can be set."""
-
-    usage_count = 0
-    last_used: datetime | None = None
-
-    def __init__(self, reference: str, image: Image) -> None:
-        """Describe the image at `reference`."""
-        self._image = image
-        self._reference = reference
-
-    description = property(lambda self: self._reference, lambda self, _: self._refuse(), doc="The reference.")
-    record_type = property(lambda _: RecordType.REGULAR, lambda self, _: self._refuse(), doc="Always `REGULAR`.")
-    policy = property(lambda _: CachePolicy.DEFAULT, lambda self, _: self._refuse(), doc="Always `DEFAULT`.")
-    labels = property(
-        lambda self: MappingProxyType(self._image.manifest.annotations),
-        lambda self, _: self._refuse(),
-        doc="The manifest's annotations.",
-    )
-
-    @property
-    def created(self) -> datetime:
-        """When the image says it was made, in UTC; 1970 if it does not."""
-        text = self._image.manifest.annotations.get("org.opencontainers.image.created", "")
-        try:
-            return datetime.fromisoformat(text).astimezone(UTC)
-        except ValueError:
-            return _time(0)
-
-    def _refuse(self) -> None:
-        raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
-
-
-class RemoteHandle:
-    """A `RemoteImmutableRef`: an image somewhere, of which only the manifest was fetched."""
-
-    def __init__(self, store: Store, reference: Reference, remote: Remote, image: Image) -> None:
-        """Take over `remote`, which is closed on release."""
-        self._store = store
-        self._remote = remote
-        self._image = image
-        self._reference = reference.at(digest=image.descriptor.digest)
-        self._released = False
-        self._tree: RemoteTree | None = None
-
-    @property
-    def id(self) -> str:
-        """The reference, with the digest that it had when it was looked up."""
-        return str(self._reference)
-
-    @property
-    def metadata(self) -> RemoteMetadata:
-        """What the image says about itself; read only."""
-        return RemoteMetadata(str(self._reference), self._image)
-
-    @property
-    def layers(self) -> tuple[oci.Descriptor, ...]:
-        """The descriptors of its layers, base first."""
-        return self._image.manifest.layers
-
-    @property
-    def traffic(self) -> Traffic:
-        """What it has moved so far."""
-        return self._remote.traffic
-
-    def size(self) -> int:
-        """Return the bytes of its layers, as stored there."""
-        return self._image.size
-
-    def finalize(self) -> None:
-        """Do nothing: it is as final as can be."""
-
-    def release(self) -> None:
-        """Let go of connections."""
-        if not self._released:
-            self._released = True
-            self._remote.close()
-
-    @contextmanager
-    def tree(self) -> Iterator[Tree]:
-        """Yield the tree to be listed and read; tables of contents are fetched once."""
-        self._check()
-        if self._tree is None:
-            self._tree = RemoteTree(self._remote, self.layers)
-        yield self._tree
-
-    def extract(
-        self,
-        to_path: str | Path,
-        *src_paths: str,
-        parents: bool = False,
-        wildcard: bool = False,
-        progress: ProgressCallback | None = None,
-    ) -> Extracted:
-        """Copy sources into `to_path`, fetching no more than is needed; see `shipway.refs.Extractable`."""
-        self._check()
-        return extract_remote(
-            self._remote,
-            self.layers,
-            self._store.root / "ingest",
-            to_path,
-            src_paths,
-            parents=parents,
-            wildcard=wildcard,
-            progress=progress,
-        )
-
-    def pull(self, *, progress: ProgressCallback | None = None) -> LocalHandle:
-        """Copy the whole tree into the store and return it as a local ref."""
-        self._check()
-        diff_ids = read_diff_ids(self._remote, self._image)
-        return LocalHandle(self._store, pull(self._store, self._image, diff_ids, self._remote, progress))
-
-    def _check(self) -> None:
-        if self._released:
-            raise Invalid("was released", where=str(self._reference), todo="get it again from the cache")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return f"<RemoteHandle {self._reference}{' released' if self._released else ''}>"
 
 
 def _time(nanoseconds: int) -> datetime:

@@ -18,8 +18,8 @@ from shipway.oci import Descriptor
 from shipway.refs import Traffic
 
 
-class Remote(Protocol):
-    """One repository somewhere."""
+class BlobSource(Protocol):
+    """Where blobs can be read from."""
 
     @property
     def name(self) -> str:
@@ -27,7 +27,25 @@ class Remote(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """All that this remote has moved so far."""
+        """All that it has moved so far."""
+
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Iterator[bytes | memoryview]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
+
+        Yields pieces of at most 1 MiB, each valid until the next. Leaving the block early stops the
+        download. A range is never silently answered with the whole blob. A connection that
+        breaks is resumed where it broke. The pieces are *not* checked against the digest (a
+        range cannot be); the sum of their lengths is: `Truncated`.
+        """
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Remote(BlobSource, Protocol):
+    """One repository somewhere."""
 
     def manifest(self, target: str) -> tuple[Descriptor, bytes]:
         """Return the manifest or index that a tag or digest names, and its descriptor.
@@ -42,27 +60,20 @@ class Remote(Protocol):
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there, with the right size."""
 
-    def read_blob(
-        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
-    ) -> AbstractContextManager[Iterator[bytes | memoryview]]:
-        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
-
-        Yields pieces of at most 1 MiB, each valid until the next. Leaving the block early stops the
-        download. A range is never silently answered with the whole blob. A connection that
-        breaks is resumed where it broke. The pieces are *not* checked against the digest (a
-        range cannot be); the sum of their lengths is: `Truncated`.
-        """
-
     def put_blob(
-        self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO], sent: Callable[[int], None] = ...
+        self,
+        descriptor: Descriptor,
+        open_blob: Callable[[], BinaryIO],
+        sent: Callable[[int], None] = ...,
+        *,
+        mount_from: str | None = None,
     ) -> None:
         """Upload a blob; `open_blob` opens its bytes anew for each attempt; `sent` hears of bytes as they go.
+
+        `mount_from` names another repository of the same registry that may have the blob: then nothing is sent.
 
         The server's idea of the digest is compared: `DigestMismatch`.
         """
 
     def tags(self) -> Iterator[str]:
         """Yield the repository's tags."""
-
-    def close(self) -> None:
-        """Let go of connections."""

@@ -18,7 +18,7 @@ from shipway.local.blobs import Ingest
 from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import DEFAULT_REPOSITORY, Descriptor
-from shipway.transfer.images import Document, Image, check_diff_ids, parse_config, parse_manifest
+from shipway.transfer.images import Document, check_diff_ids, parse_config, parse_manifest
 from shipway.transfer.pull import pull
 from shipway.transfer.push import ensure_manifest
 
@@ -101,7 +101,7 @@ class StoreBackend:
         with self._store.blobs.open(config.digest) as file:
             parsed = parse_config(file.read(oci.MAX_CONFIG + 1), config, where)
         diff_ids = check_diff_ids(parsed.rootfs.diff_ids, manifest, where)
-        return pull(self._store, Image(where, descriptor, manifest), diff_ids, None)
+        return pull(self._store, where, manifest.layers, diff_ids, remote=None)
 
     def delete_tag(self, repository: str, tag: str) -> None:
         """Remove a tag; `NotFound` if there is none. The ref that it named stays."""

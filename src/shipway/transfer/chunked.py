@@ -12,7 +12,7 @@ from shipway import oci
 from shipway.errors import Truncated
 from shipway.layers.toc import TocLocation, decode_chunk, parse_toc
 from shipway.oci import Descriptor
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
 from shipway.transfer.ranges import Range, plan
@@ -39,7 +39,7 @@ class _File:
 class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
-    def __init__(self, remote: Remote, descriptor: Descriptor, location: TocLocation) -> None:
+    def __init__(self, remote: BlobSource, descriptor: Descriptor, location: TocLocation) -> None:
         """Read from `remote`; nothing is fetched yet."""
         self._remote = remote
         self._descriptor = descriptor

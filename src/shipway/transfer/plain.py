@@ -24,7 +24,7 @@ from shipway.errors import Corrupt, NotFound, SizeMismatch
 from shipway.layers.read import read_layer
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile
@@ -77,7 +77,7 @@ class Capture:
 class PlainLayer:
     """A layer of a remote image that has no table of contents. Thread-safe."""
 
-    def __init__(self, remote: Remote, descriptor: Descriptor) -> None:
+    def __init__(self, remote: BlobSource, descriptor: Descriptor) -> None:
         """Read from `remote`; nothing is fetched yet."""
         self.descriptor = descriptor
         self.known: Sequence[Entry] | None = None

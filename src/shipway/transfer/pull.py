@@ -22,8 +22,7 @@ from shipway.local.rows import NewRecord, Record
 from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.remotes.contract import Remote
-from shipway.transfer.images import Image
+from shipway.remotes.contract import BlobSource
 
 PARALLEL = 4
 
@@ -54,12 +53,14 @@ class _Pull:
 
 def pull(
     store: Store,
-    image: Image,
+    name: str,
+    layers: Sequence[Descriptor],
     diff_ids: Sequence[str],
-    remote: Remote | None,
+    *,
+    remote: BlobSource | None,
     progress: ProgressCallback | None = None,
 ) -> Record:
-    """Copy an image into the store and return its record, held once.
+    """Copy the tree that `layers` make, base first, into the store and return its record, held once.
 
     Layers whose blob is in the store already are not fetched; without a `remote`
     all must be. Raises what the remote raises, and `Corrupt` and its kinds for a
@@ -69,11 +70,11 @@ def pull(
     stop = threading.Event()
     pulls: list[_Pull] = []
     chain_ids = oci.chain_ids(diff_ids)
-    for descriptor, diff_id, chain_id in zip(image.manifest.layers, diff_ids, chain_ids, strict=True):
+    for descriptor, diff_id, chain_id in zip(layers, diff_ids, chain_ids, strict=True):
         pulls.append(_Pull(descriptor, diff_id, chain_id, pulls[-1] if pulls else None, stop))
     if not pulls:
-        raise NotFound("the image has no layers", where=image.name)
-    new = NewRecord(description=f"pulled from {image.name.split('@')[0]}")
+        raise NotFound("the image has no layers", where=name)
+    new = NewRecord(description=f"pulled from {name}")
     _run(store, remote, pulls, new, progress)
     records = [one.record for one in pulls if one.record is not None]
     for record in records[:-1]:
@@ -82,7 +83,7 @@ def pull(
 
 
 def _run(
-    store: Store, remote: Remote | None, pulls: Sequence[_Pull], new: NewRecord, progress: ProgressCallback | None
+    store: Store, remote: BlobSource | None, pulls: Sequence[_Pull], new: NewRecord, progress: ProgressCallback | None
 ) -> None:
     """Pull all layers; on failure let go of those that came, and raise the first cause."""
 
@@ -118,7 +119,7 @@ def _let_go(store: Store, pulls: Sequence[_Pull]) -> None:
 
 
 def _pull_layer(
-    store: Store, remote: Remote | None, one: _Pull, new: NewRecord, progress: ProgressCallback | None
+    store: Store, remote: BlobSource | None, one: _Pull, new: NewRecord, progress: ProgressCallback | None
 ) -> Record:
     """Return the held record of one layer."""
     with store.leases.locked(f"chain-{one.chain_id.removeprefix('sha256:')}"):

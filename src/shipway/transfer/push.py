@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from shipway import oci
 from shipway.layers.pack import pack
+from shipway.local.blobs import disk_errors
 from shipway.local.layering import is_in_place
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Descriptor
+from shipway.oci import Descriptor, Reference
 from shipway.progress import Progress, ProgressCallback
-from shipway.refs import Pushed
-from shipway.remotes.contract import Remote
+from shipway.refs import Pushed, Traffic
+from shipway.remotes.contract import BlobSource, Remote
 from shipway.transfer.images import Layer, make_image
+from shipway.transfer.sources import RemoteLayer
 
 PARALLEL = 4
 
@@ -75,37 +80,100 @@ def push(
     that was there before is then as it was.
     """
     before = remote.traffic
-    descriptor, manifest, layers = ensure_manifest(store, record, progress)
-    blobs = {layer.descriptor.digest: layer.descriptor for layer in layers}
-    config = oci.decode(manifest, oci.Manifest, descriptor.digest).config
-    with _pool() as pool:
-        present = dict(zip(blobs, pool.map(remote.has_blob, blobs.values()), strict=True))
-        lacking = [blob for digest, blob in blobs.items() if not present[digest]]
-        uploads = [pool.submit(_upload, store, remote, blob, progress) for blob in (*lacking, config)]
-        for upload in uploads:
-            upload.result()
-    remote.put_manifest(descriptor, manifest, tag=tag)
-    name = f"{remote.name}:{tag}" if tag else f"{remote.name}@{descriptor.digest}"
-    return Pushed(name, descriptor.digest, len(layers), len(lacking), remote.traffic - before)
+    _, _, layers = ensure_manifest(store, record, progress)
+    sending = _Sending(remote, lambda blob: store.blobs.open(blob.digest), {}, progress)
+    return sending.run(layers, tag, lambda: remote.traffic - before)
 
 
-def _upload(store: Store, remote: Remote, blob: Descriptor, progress: ProgressCallback | None) -> None:
-    if blob.media_type == oci.CONFIG and remote.has_blob(blob):
-        return
-    done = 0
+def push_layers(
+    store: Store,
+    layers: Sequence[RemoteLayer],
+    blobs: BlobSource,
+    remote: Remote,
+    *,
+    tag: str | None,
+    progress: ProgressCallback | None = None,
+) -> Pushed:
+    """Make an image at `remote` of layers that are elsewhere, and tag it.
 
-    def sent(size: int) -> None:
-        nonlocal done
-        done += size
-        if progress is not None:
-            progress(Progress("push", blob.digest, min(done, blob.size), blob.size))
+    Layers that are in another repository of the same registry are mounted from there; others that are
+    lacking are copied through this machine, without being unpacked. Raises what either side raises.
+    """
+    before, before_there = remote.traffic, blobs.traffic
+    found = [Layer(layer.descriptor, layer.diff_id, 0, layer.source.image.name) for layer in layers]
+    elsewhere = {layer.descriptor.digest: Reference.parse(layer.source.remote.name) for layer in layers}
+    here = Reference.parse(remote.name)
+    near = {
+        digest: place.repository
+        for digest, place in elsewhere.items()
+        if place.host == here.host and place.repository != here.repository
+    }
 
-    def open_blob() -> BinaryIO:
-        nonlocal done
+    def open_blob(blob: Descriptor) -> BinaryIO:
+        spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
+        try:
+            with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
+                digest = hashlib.sha256()
+                for piece in pieces:
+                    digest.update(piece)
+                    spool.write(piece)
+            oci.check_match("sha256:" + digest.hexdigest(), blob.digest, blob.digest)
+            spool.seek(0)
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+    sending = _Sending(remote, open_blob, near, progress)
+    return sending.run(found, tag, lambda: (remote.traffic - before) + (blobs.traffic - before_there))
+
+
+class _Sending:
+    """An image on its way to a remote."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        open_blob: Callable[[Descriptor], BinaryIO],
+        near: Mapping[str, str],
+        progress: ProgressCallback | None,
+    ) -> None:
+        """Open blobs with `open_blob`; `near` are repositories of the same registry, by digests they have."""
+        self._remote = remote
+        self._open_blob = open_blob
+        self._near = near
+        self._progress = progress
+
+    def run(self, layers: Sequence[Layer], tag: str | None, moved: Callable[[], Traffic]) -> Pushed:
+        """Send the blobs that are lacking, the configuration, and last the manifest."""
+        config, config_descriptor, manifest, descriptor = make_image(layers)
+        blobs = {layer.descriptor.digest: layer.descriptor for layer in layers}
+        blobs[config_descriptor.digest] = config_descriptor
+        with _pool() as pool:
+            present = dict(zip(blobs, pool.map(self._remote.has_blob, blobs.values()), strict=True))
+            lacking = [blob for digest, blob in blobs.items() if not present[digest]]
+            for upload in [pool.submit(self._upload, blob, config) for blob in lacking]:
+                upload.result()
+        self._remote.put_manifest(descriptor, manifest, tag=tag)
+        name = f"{self._remote.name}:{tag}" if tag else f"{self._remote.name}@{descriptor.digest}"
+        sent = sum(blob.digest != config_descriptor.digest for blob in lacking)
+        return Pushed(name, descriptor.digest, len(layers), sent, moved())
+
+    def _upload(self, blob: Descriptor, config: bytes) -> None:
         done = 0
-        return store.blobs.open(blob.digest)
 
-    remote.put_blob(blob, open_blob, sent)
+        def sent(size: int) -> None:
+            nonlocal done
+            done += size
+            if self._progress is not None:
+                self._progress(Progress("push", blob.digest, min(done, blob.size), blob.size))
+
+        def open_blob() -> BinaryIO:
+            nonlocal done
+            done = 0
+            return io.BytesIO(config) if blob.media_type == oci.CONFIG else self._open_blob(blob)
+
+        self._remote.put_blob(blob, open_blob, sent, mount_from=self._near.get(blob.digest))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from shipway.layers.toc import toc_location
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
@@ -41,7 +41,7 @@ class RemoteTree:
     kinds for what is not what its digest, size or format promised.
     """
 
-    def __init__(self, remote: Remote, layers: Sequence[Descriptor], staging: Path | None = None) -> None:
+    def __init__(self, remote: BlobSource, layers: Sequence[Descriptor], staging: Path | None = None) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
         self._remote = remote
         self._staging = staging
@@ -169,7 +169,7 @@ class _View:
 
 
 def extract_remote(
-    remote: Remote,
+    remote: BlobSource,
     layers: Sequence[Descriptor],
     staging: Path,
     to_path: str | Path,
@@ -184,7 +184,7 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(remote: Remote, descriptor: Descriptor) -> Layer:
+def _open_layer(remote: BlobSource, descriptor: Descriptor) -> Layer:
     compression_of(descriptor.media_type, f"{remote.name}@{descriptor.digest}")
     location = toc_location(descriptor)
     return PlainLayer(remote, descriptor) if location is None else ChunkedLayer(remote, descriptor, location)
