@@ -68,8 +68,14 @@ class FileRemote:
             yield piece
 
     def put_blob(
-        self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO], sent: Callable[[int], None] = lambda _: None
+        self,
+        descriptor: Descriptor,
+        open_blob: Callable[[], BinaryIO],
+        sent: Callable[[int], None] = lambda _: None,
+        *,
+        mount_from: str | None = None,
     ) -> None:
+        del mount_from  # there is no other repository
         with open_blob() as blob:
             sent(self.path(descriptor).write_bytes(blob.read()))
 

@@ -147,6 +147,7 @@ def test_chunks_that_are_right_one_by_one_must_make_the_right_file(files: FileRe
         Record(
             type="reg",
             name="both",
+            mode=0o644,
             size=len(ONE + TWO),
             digest=oci.sha256(TWO + ONE),
             offset=FIRST,
@@ -178,6 +179,7 @@ def test_files_may_share_bytes_of_the_blob(files: FileRemote, tmp_path: Path) ->
     whole = Record(
         type="reg",
         name="whole",
+        mode=0o644,
         size=len(ONE + TWO),
         digest=oci.sha256(ONE + TWO),
         offset=FIRST,

@@ -188,9 +188,10 @@ def _grow(base: Path, layers: list[list[tuple[Entry, bytes]]]) -> list[Path]:
             with DirectoryTree(trees[-1]) as lower:
                 extract(lower, path)
         for entry, content in layer:
+            mode = entry.mode | 0o700 if entry.is_dir else entry.mode  # so that the next entry can be written
             with TreeWriter(path) as writer:
                 try:
-                    writer.add(replace(entry, uid=os.geteuid(), gid=os.getegid()), content)
+                    writer.add(replace(entry, uid=os.geteuid(), gid=os.getegid(), mode=mode), content)
                     writer.finish()
                 except ShipwayError:
                     event("an entry is refused")
