@@ -12,6 +12,7 @@ import pytest
 from support.program import Program
 from support.trees import describe, make_varied_tree
 
+from shipway.cache import Cache
 from shipway.demo.server import serving
 
 
@@ -173,14 +174,13 @@ def test_a_ref_moves_from_worker_to_worker_and_back(
 @pytest.mark.root
 def test_mounts_outlive_the_program_and_their_changes_are_kept(shipway: Program, tree: Path, tmp_path: Path) -> None:
     ref = commit(shipway, tree)
-    if shipway.json("mount") != []:
-        pytest.fail("a new store has nothing mounted")
+    assert shipway.json("mount") == []
+    with Cache.open(shipway.root) as cache:
+        if not cache.driver.can_mount:
+            pytest.skip(f"cannot mount here: {cache.driver.reason}")
     target = tmp_path / "target"
     target.mkdir()
-    try:
-        mounted = shipway("--driver", "overlay", "mount", ref, target, "--writable", code=0).strip()
-    except AssertionError:
-        pytest.skip(f"cannot mount here: {shipway.errors.strip()}")
+    mounted = shipway("mount", ref, target, "--writable").strip()
     assert shipway.json("mount") == [{"id": mounted, "target": str(target)}]
     (target / "new").write_text("new")
     done = shipway("umount", target, "--commit").strip()

@@ -65,7 +65,7 @@ def test_the_readme_examples_have_few_lines() -> None:
 def test_the_tutorial_works_from_top_to_bottom(environment: dict[str, str]) -> None:
     code = "".join(blocks("docs/tutorial.md", "sh")).replace("5000", str(free_port()))
     # Nothing that the tutorial starts may outlive a failure of it.
-    output = run(["sh", "-euc", "trap 'kill $server 2> /dev/null || :' EXIT\n" + code], environment)
+    output = run(["sh", "-euc", "trap 'kill ${server-} 2> /dev/null || :' EXIT\n" + code], environment)
     assert "be kind\nbe brief\n" in output
     [python] = blocks("docs/tutorial.md", "python")
     assert len(run([sys.executable, "-c", python], environment).split()) == 3

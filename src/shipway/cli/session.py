@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +33,7 @@ class Session:
     def show(self, document: Any, lines: Iterable[str]) -> None:
         """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""
         if self.json:
-            print_json(list(document) if isinstance(document, map | filter) else document)
+            print_json(list(document) if isinstance(document, Iterator) else document)
         else:
             for line in lines:
                 sys.stdout.write(line + "\n")

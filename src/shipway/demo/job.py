@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,8 +111,7 @@ class _Job:
                 live = look(path)
             done = self._stack.enter_context(work.commit())
         expected = expect(plan, source, live)
-        with done.mounted() as path:
-            self._compare("A", "what A committed", expected, path)
+        self._compare("A", "what A committed", expected, done.mounted())
         with self._step("A", "key put", KEY):
             self._a.put(KEY, done)
         return expected
@@ -132,7 +131,7 @@ class _Job:
             note(moved, remote.size())
         name = os.path.basename(sample)
         around = look(into)[""]  # the directory itself was not asked for
-        self._compare("B", "the extracted file", {"": around, name: _alone(expected[sample], name)}, into)
+        self._compare("B", "what was extracted", {"": around, name: _alone(expected[sample], name)}, nullcontext(into))
         limit = max(int(EXTRACT_SHARE * remote.size()), _limit(into / name))
         self._targets.append(Target("extract of one file", moved, limit))
 
@@ -141,8 +140,7 @@ class _Job:
         with self._step("B", "pull", "everything") as note:
             pulled = self._stack.enter_context(remote.pull())
             note((remote.traffic - before).received, remote.size())
-        with pulled.mounted() as path:
-            self._compare("B", "what B pulled", expected, path)
+        self._compare("B", "what B pulled", expected, pulled.mounted())
         return pulled
 
     def _change(
@@ -174,11 +172,10 @@ class _Job:
             with back.mounted() as path, open(path / edited, "rb") as file:
                 if not file.read().endswith(b"# changed by worker B\n"):
                     raise Corrupt("worker A does not see the change", where=f"/{edited}")
-        with back.mounted() as path:
-            self._compare("A", "what came back", expected, path)
+        self._compare("A", "what came back", expected, back.mounted())
 
-    def _compare(self, worker: str, what: str, expected: Looks, path: Path) -> None:
-        with self._step(worker, "compare", what):
+    def _compare(self, worker: str, what: str, expected: Looks, shown: AbstractContextManager[Path]) -> None:
+        with self._step(worker, "compare", what), shown as path:
             actual = look(path)
             found = differences(expected, actual, owners=self._owners)
         verdict = f"{what}, {len(actual):,} entries: " + (f"{len(found):,} differences" if found else "equal")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,14 +29,33 @@ def serving(root: Path, log: Path) -> Iterator[str]:
     Raises `Unavailable` if it does not start.
     """
     command = [sys.executable, "-m", "shipway", "--root", str(root), "--json", "serve", "--port", "0", "--until-eof"]
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as server,
-    ):
+    server = None
+    with log.open("wb") as errors:
         try:
+            with _signals_held_back():
+                server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
             yield _reference(server, log)
         finally:
-            _stop(server)
+            if server is not None:
+                _stop(server)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM do what they do after the block, so that no process starts that nobody knows of."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for arrived in received:
+        signal.raise_signal(arrived)
 
 
 def _reference(server: subprocess.Popen[bytes], log: Path) -> str:
@@ -62,9 +83,9 @@ def _first_line(server: subprocess.Popen[bytes]) -> bytes:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    with server:  # closes the pipes and waits
+        server.terminate()
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
