@@ -26,7 +26,9 @@ from shipway.trees.xattrs import OPAQUE
 Layer = list[tuple[Entry, bytes]]
 MARK = OPAQUE[0] if os.geteuid() == 0 else OPAQUE[1]
 ROOT = Entry(path="", kind="dir", mode=0o755, uid=os.geteuid(), gid=os.getegid())
-FUZZ = settings(deadline=None, max_examples=int(os.environ.get("FUZZ", "60")), suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(
+    deadline=None, max_examples=int(os.environ.get("FUZZ", "60")), suppress_health_check=[HealthCheck.too_slow]
+)
 
 Snapshot = list[tuple[Entry, bytes, tuple[str, ...]]]
 
@@ -190,5 +192,3 @@ def test_an_unchanged_tree_has_no_changes(layers: list[Layer]) -> None:
             assert changes(lower, upper) == []
         with pair.stack(len(pair.layers) - 1) as below, pair.stack() as above:
             assert layer_changes(below, above) == []
-
-

@@ -80,8 +80,8 @@ class SnapshotDriver(Protocol):
         Contents are read from `tree(chain)`.
         """
 
-    def is_exact(self, chain: Chain) -> bool:
-        """Whether `chain[-1]`, over other snapshots than these, brings just what `changes(chain)` says, no more."""
+    def is_exact(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+        """Whether `chain[-1]`, over other snapshots than these, brings just `changes` (those of `chain`), no more."""
 
     def usage(self, key: str) -> int:
         """Return the bytes the snapshot takes on disk (blocks, each hard-linked file once)."""

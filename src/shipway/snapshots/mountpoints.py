@@ -14,8 +14,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from shipway.errors import Locked, ShipwayError
-from shipway.snapshots.mount import unmount
+from shipway.errors import Locked, NotFound, ShipwayError
+from shipway.snapshots.mount import is_mountpoint, unmount
 from shipway.trees.removal import remove_tree
 
 _LOCK = "lock"
@@ -58,6 +58,11 @@ class Mountpoints:
         except Locked:
             busy = True
             unmount(path, detach=True)
+        except NotFound:  # the driver was closed meanwhile
+            return False
+        except ShipwayError:
+            if is_mountpoint(path):  # else somebody else unmounted it
+                raise
         path.rmdir()  # never recursively: were it still mounted, the snapshot's files would go
         return busy
 

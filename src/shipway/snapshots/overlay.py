@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ from shipway.trees.entry import Entry, TreeSink
 from shipway.trees.layer_writer import LayerWriter
 from shipway.trees.removal import remove_tree
 from shipway.trees.stack import OverlayTree
+
+_BASE = "base"
+"""Lies beside `fs` in a snapshot that was made over nothing, whose files are therefore its tree."""
 
 _PARAMETERS = Path("/sys/module/overlay/parameters")
 _FEATURES = ("redirect_dir", "metacopy", "index")
@@ -109,6 +112,7 @@ class OverlayDriver:
         self._layout.check_parents(chain)
         with self._layout.staged(chain[-1]) as stage:
             (stage / WORK).mkdir(mode=0o700)
+            _mark_base(stage, chain)
             with self._below(chain) as lower, LayerWriter(stage / FILES, lower, mark=self._mark) as writer:
                 writer.finish()
             self._layout.publish(stage, chain[-1])
@@ -118,6 +122,7 @@ class OverlayDriver:
         self._layout.check_parents(chain)
         stage = self._layout.stage(chain[-1])
         try:
+            _mark_base(stage, chain)
             lower = OverlayTree(self._layout.files(chain[:-1])) if len(chain) > 1 else None
             return LayerSink(self._layout, chain[-1], stage, LayerWriter(stage / FILES, lower, mark=self._mark))
         except BaseException:
@@ -142,6 +147,8 @@ class OverlayDriver:
     def _mounts(self, chain: Chain, *, readonly: bool, settled: bool, volatile: bool) -> list[Mount]:
         layers = self._layout.files(chain)
         readonly = readonly or settled
+        if len(layers) == 1 and not (self._layout.path(chain[-1]) / _BASE).exists():
+            layers.insert(0, self._empty())  # a layer may hold whiteouts, which only overlayfs hides
         if len(layers) == 1:
             return [Mount("bind", layers[0], options=("bind", "ro" if readonly else "rw"))]
         options = tuple(one for one in self._options if one != "volatile" or volatile)
@@ -149,6 +156,12 @@ class OverlayDriver:
             return [Overlay(tuple(layers), "", "", options, readonly=True).as_mount()]
         work = os.path.join(self._layout.path(chain[-1]), WORK)
         return [Overlay(tuple(layers[:-1]), layers[-1], work, options, readonly=readonly).as_mount()]
+
+    def _empty(self) -> str:
+        """Return an empty directory to put a single layer on."""
+        path = self._layout.root / "empty"
+        path.mkdir(mode=0o755, exist_ok=True)
+        return str(path)
 
     def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> AbstractContextManager[Path]:
         """Return a context manager that shows the chain's tree; see `SnapshotDriver.mounted`.
@@ -244,11 +257,11 @@ class OverlayDriver:
         with self._below(chain) as lower, self.tree(chain) as upper:
             return layer_changes(lower, upper)
 
-    def is_exact(self, chain: Chain) -> bool:
+    def is_exact(self, chain: Chain, changes: Sequence[Entry]) -> bool:
         """Whether the layer directory holds no copies of what did not change, and no marks that other layers mind."""
         with self.tree(chain) as tree:
             held = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in tree.top_layer()}
-        said = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in self.changes(chain)}
+        said = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in changes}
         return held - {("", "dir")} == said - {("", "dir")}
 
     def usage(self, key: str) -> int:
@@ -273,3 +286,8 @@ def _is_on(parameter: str) -> bool:
         return (_PARAMETERS / parameter).read_text().strip() in ("Y", "1", "on")
     except OSError:
         return False
+
+
+def _mark_base(stage: Path, chain: Chain) -> None:
+    if len(chain) == 1:
+        (stage / _BASE).touch()

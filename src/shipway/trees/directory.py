@@ -195,7 +195,7 @@ class DirectoryTree:
 
     def _locate(self, path: str) -> tuple[int, str]:
         directory, _, name = path.rpartition("/")
-        if name in ("..", "."):
+        if name in ("..", ".") or "\0" in name:
             raise FileNotFoundError(errno.ENOENT, "no such name")
         return self._fds.get(directory), name or "."
 

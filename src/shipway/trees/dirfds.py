@@ -62,7 +62,7 @@ class DirectoryFds:
         own = False
         for name in reversed(missing):
             try:
-                if name in ("..", "."):
+                if name in ("..", ".") or "\0" in name:
                     raise NotADirectoryError(errno.ENOTDIR, "not a name in a tree")
                 below = os.open(name, FLAGS, dir_fd=fd)
             finally:

@@ -139,11 +139,14 @@ class TreeWriter:
         if isinstance(content, OpenFile) and content.link and self._link_content(content.fd, dir_fd, name, entry.path):
             return
         mode = entry.mode
+        # Setting an attribute takes a writable file, even for its owner.
+        locked = bool(entry.xattrs) and not self._privileged
+        first_mode = mode & 0o777 | 0o600 if locked else mode & 0o777
         try:
-            fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
+            fd = os.open(name, _CREATE, first_mode, dir_fd=dir_fd)
         except FileExistsError:
             self._clear(dir_fd, name, entry.path)
-            fd = os.open(name, _CREATE, mode & 0o777, dir_fd=dir_fd)
+            fd = os.open(name, _CREATE, first_mode, dir_fd=dir_fd)
         try:
             self._contents.write(fd, content, entry.size, entry.path)
             inherits = self._inheriting and self._inheriting.get(parent_of(entry.path))
@@ -153,7 +156,7 @@ class TreeWriter:
                 xattrs.remove_others(fd, entry.xattrs, privileged=self._privileged)
             if entry.xattrs:
                 xattrs.write(fd, entry.xattrs, privileged=self._privileged, path=entry.path)
-            if mode & self._fd_only_bits or inherits:
+            if mode & self._fd_only_bits or inherits or locked:
                 os.fchmod(fd, mode)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         except BaseException:
@@ -203,6 +206,8 @@ class TreeWriter:
         inherits = self._inheriting.get(parent_of(path))
         if self._privileged and (entry.uid != self._uid or entry.gid != (inherits[0] if inherits else self._gid)):
             os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
+        if inherits and inherits[1] and entry.kind != "symlink":
+            xattrs.remove_others(where, entry.xattrs, privileged=self._privileged)
         if entry.xattrs:
             xattrs.write(where, entry.xattrs, privileged=self._privileged, path=path)
         if entry.kind != "symlink":
@@ -264,10 +269,15 @@ class TreeWriter:
             try:
                 os.mkdir(name, 0o700, dir_fd=dir_fd)
             except FileExistsError:
-                if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-                    self._clear(dir_fd, name, path)
-                    os.mkdir(name, 0o700, dir_fd=dir_fd)
-                    self._remade(path)
+                if stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+                    if path not in self._made:
+                        self._enter(path, self._fds.get(path))
+                    self._directories[path] = entry
+                    return
+                self._clear(dir_fd, name, path)
+                os.mkdir(name, 0o700, dir_fd=dir_fd)
+                self._remade(path)
+            self._inherit(path)
             self._mark(path)
         self._directories[path] = entry
 
@@ -328,6 +338,7 @@ class TreeWriter:
             raise UnsafeEntry("not a path inside a tree", where=path)
         entry = self._implied(path)
         os.mkdir(name, 0o700, dir_fd=above)
+        self._inherit(path)
         self._mark(path)
         self._directories[path] = entry
         return self._fds.get(path)
@@ -335,6 +346,13 @@ class TreeWriter:
     def _implied(self, path: str) -> Entry:
         """Return what the directory `path` gets, which no entry was given for and which is not there."""
         return msgspec.structs.replace(_IMPLICIT, path=path)
+
+    def _inherit(self, path: str) -> None:
+        """Note that a new directory got its parent's default ACL and setgid bit, for now."""
+        if self._inheriting:
+            above = self._inheriting.get(parent_of(path))
+            if above is not None:
+                self._inheriting[path] = above
 
     def _make_way(self, path: str, above: int, name: str, error: OSError) -> None:
         """Decide on something at `path` that is no directory though an entry needs one: it is refused."""
@@ -351,6 +369,8 @@ class TreeWriter:
             st = os.fstat(fd)
             if self._privileged and (st.st_uid != entry.uid or st.st_gid != entry.gid):
                 os.fchown(fd, entry.uid, entry.gid)
+            if not self._privileged:
+                os.fchmod(fd, 0o700)  # setting an attribute takes a writable directory
             xattrs.remove_others(fd, entry.xattrs, privileged=self._privileged)
             if entry.xattrs:
                 xattrs.write(fd, entry.xattrs, privileged=self._privileged, path=path)

@@ -93,8 +93,12 @@ def write(where: str | int, xattrs: Mapping[str, bytes], *, privileged: bool, pa
             raise
 
 
-def remove_others(where: int, keep: Mapping[str, bytes], *, privileged: bool) -> None:
-    """Remove the kept attributes of a descriptor that `keep` does not name."""
+def remove_others(where: str | int, keep: Mapping[str, bytes], *, privileged: bool) -> None:
+    """Remove the kept attributes of an object that `keep` does not name."""
     for name in read(where):
-        if name not in keep and (privileged or not name.startswith(_PRIVILEGED)):
+        if name in keep or (not privileged and name.startswith(_PRIVILEGED)):
+            continue
+        if isinstance(where, int):
             os.removexattr(where, name)
+        else:
+            os.removexattr(where, name, follow_symlinks=False)
