@@ -1,110 +1,91 @@
-"""A plain directory as a tree, and as a sink: the smallest that the layer tests can do with."""
+"""Layers made of directories, and a sink that remembers what it was given."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shipway.trees.entry import Content, Entry, Kind, OpenFile, join, name_key, path_key
-
-KINDS: dict[int, Kind] = {
-    stat.S_IFDIR: "dir",
-    stat.S_IFREG: "reg",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-    stat.S_IFIFO: "fifo",
-}
+from shipway import oci
+from shipway.layers.compression import Compression, media_type
+from shipway.layers.pack import Packed, pack
+from shipway.layers.unpack import Unpacked, unpack
+from shipway.oci import Descriptor
+from shipway.trees.diff import changes
+from shipway.trees.directory import DirectoryTree
+from shipway.trees.entry import Content, Entry, OpenFile
 
 
-class PlainTree:
-    """A directory read by joined paths; trusted, for tests only."""
+@dataclass(frozen=True)
+class Layer:
+    """A directory packed: its entries, the blob, and what packing returned."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    entries: list[Entry]
+    blob: bytes
+    packed: Packed
 
-    def entries(self) -> list[Entry]:
-        """The tree as a layer's entries, the root first."""
-        paths = [""]
-        for base, dirs, files in os.walk(self.root):
-            prefix = os.path.relpath(base, self.root)
-            paths += [os.path.normpath(os.path.join(prefix, name)) for name in dirs + files]
-        first: dict[tuple[int, int], str] = {}
-        return [self._entry(path, first) for path in sorted(paths, key=path_key)]
 
-    def _entry(self, path: str, first: dict[tuple[int, int], str]) -> Entry:
-        full = os.path.join(self.root, path)
-        st = os.lstat(full)
-        kind = KINDS[stat.S_IFMT(st.st_mode)]
-        link = os.readlink(full) if kind == "symlink" else ""
-        if kind != "dir" and st.st_nlink > 1:
-            target = first.setdefault((st.st_dev, st.st_ino), path)
-            if target != path:
-                kind, link = "hardlink", target
-        return Entry(
-            path=path,
-            kind=kind,
-            mode=st.st_mode & 0o7777,
-            uid=st.st_uid,
-            gid=st.st_gid,
-            size=st.st_size if kind == "reg" else 0,
-            mtime_ns=st.st_mtime_ns,
-            link=link,
-            dev=(os.major(st.st_rdev), os.minor(st.st_rdev)) if kind in ("char", "block") else (0, 0),
-            xattrs={
-                name: os.getxattr(full, name, follow_symlinks=False)
-                for name in os.listxattr(full, follow_symlinks=False)
-            }
-            if kind != "hardlink"
-            else {},
-        )
+def packed(root: Path, compression: Compression = Compression.ZSTD_CHUNKED, *, threads: int | None = None) -> Layer:
+    """Pack a directory."""
+    out = io.BytesIO()
+    with DirectoryTree(root) as tree:
+        entries = changes(None, tree)
+        result = pack(tree, entries, out, compression=compression, threads=threads)
+    return Layer(entries, out.getvalue(), result)
 
-    def get(self, path: str) -> Entry | None:
-        return self._entry(path, {}) if os.path.lexists(os.path.join(self.root, path)) else None
 
-    def names(self, path: str) -> Sequence[str]:
-        return sorted(os.listdir(os.path.join(self.root, path)), key=name_key)
+def cut(data: bytes, size: int = 10_000) -> Iterator[bytes]:
+    """Yield `data` in pieces."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
 
-    def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
-        for entry in entries:
-            yield entry, (self.root / entry.path).read_bytes()
 
-    def open(self, path: str) -> int:
-        return os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_NOFOLLOW)
+def describe_blob(blob: bytes, compression: Compression) -> Descriptor:
+    """Return the right descriptor of `blob`."""
+    return Descriptor(media_type=media_type(compression), digest=oci.sha256(blob), size=len(blob))
+
+
+def collect(archive: bytes, compression: Compression = Compression.UNCOMPRESSED) -> Collected:
+    """Unpack a blob whose digests are right."""
+    sink = Collected()
+    sink.unpacked = unpack(cut(archive), describe_blob(archive, compression), None, sink)
+    return sink
 
 
 class Collected:
-    """A sink that remembers entries, contents and holes."""
+    """A sink that remembers entries, contents and the bytes that came as holes."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.contents: dict[str, bytes] = {}
         self.holes: dict[str, int] = {}
-        self.finished = False
+        self.unpacked: Unpacked | None = None
+
+    def __getitem__(self, path: str) -> Entry:
+        found: Entry = next(entry for entry in self.entries if entry.path == path)
+        return found
 
     def add(self, entry: Entry, content: Content = b"") -> None:
         self.entries.append(entry)
-        if entry.kind != "reg":
-            return
+        if entry.kind == "reg":
+            self.contents[entry.path] = self._read(entry.path, content)
+
+    def _read(self, path: str, content: Content) -> bytes:
         if isinstance(content, bytes | bytearray | memoryview):
-            self.contents[entry.path] = bytes(content)
-            return
+            return bytes(content)
         assert not isinstance(content, OpenFile)
         parts = []
         for piece in content:
             if isinstance(piece, int):
-                self.holes[entry.path] = self.holes.get(entry.path, 0) + piece
-                parts.append(bytes(piece))
-            else:
-                parts.append(bytes(piece))
-        self.contents[entry.path] = b"".join(parts)
+                self.holes[path] = self.holes.get(path, 0) + piece
+            parts.append(bytes(piece))
+        return b"".join(parts)
 
     def finish(self) -> None:
-        self.finished = True
+        """Nothing is left to do."""
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +94,3 @@ class Collected:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         pass
-
-
-def join_path(directory: str, name: str) -> str:
-    return join(directory, name)
