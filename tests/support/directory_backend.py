@@ -34,7 +34,7 @@ class FileWriter:
         self._file = open(descriptor, "wb", buffering=0)
         return self
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | memoryview, /) -> None:
         assert self._file is not None
         self._file.write(data)
         self._hash.update(data)
@@ -66,7 +66,7 @@ class DirectoryBackend:
     def _at(self, repository: str, kind: str) -> Path:
         return self._repositories / repository.replace("/", "+") / kind
 
-    def manifest(self, repository: str, target: str) -> tuple[Descriptor, bytes]:
+    def manifest(self, repository: str, target: str, /) -> tuple[Descriptor, bytes]:
         try:
             digest = target if ":" in target else (self._at(repository, "tags") / target).read_text()
             path = self._at(repository, "manifests") / digest

@@ -16,7 +16,7 @@ from shipway.server.backend import Backend
 from shipway.server.uploads import Upload, Uploads
 from shipway.server.work import Work
 
-_SINGLE_RANGE = re.compile(r"bytes=(?:\d+-\d*|-\d+)", re.ASCII)
+_SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{1,18})?|-\d{1,18})", re.ASCII)
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d+|\*))?", re.ASCII)
 
 
@@ -26,11 +26,17 @@ class BlobResponse(web.FileResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers and the file."""
         asked = request.headers.get(hdrs.RANGE)
-        if asked is not None and not _SINGLE_RANGE.fullmatch(asked.strip()):
+        if asked is not None and not _is_single(asked):
             headers = CIMultiDict(request.headers)
             del headers[hdrs.RANGE]
             request = request.clone(headers=headers)
         return await super().prepare(request)
+
+
+def _is_single(asked: str) -> bool:
+    """Whether a Range header asks for one range, and for one that makes sense."""
+    match = _SINGLE_RANGE.fullmatch(asked.strip())
+    return match is not None and (match[2] is None or int(match[1]) <= int(match[2]))
 
 
 class Blobs:
