@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,14 @@ from support.trees import describe, make_varied_tree
 from shipway.errors import (
     Corrupt,
     Invalid,
+    NoSpace,
     NotFound,
     ShipwayError,
     SizeMismatch,
     Truncated,
     UnsafeEntry,
 )
+from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.trees.diff import changes, walk
 from shipway.trees.entry import Content, Entry
@@ -591,3 +594,29 @@ def test_both_drivers_agree_on_every_change(open_one: Callable[[str], SnapshotDr
     copy_changes(overlay, ["base", "next"], native, ["base", "copied"])
     copy_changes(native, ["base", "next"], overlay, ["base", "copied"])
     assert shown(native, ["base", "copied"]) == shown(overlay, ["base", "copied"]) == shown(overlay, ["base", "next"])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["overlay", "native"])
+def test_a_full_disk_is_no_space_and_the_store_stays_as_it_was(name: str, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
+    try:
+        driver = open_driver(name, small)
+        write_layer(driver, ["base"], [*BASE, entry("half", content=bytes(400_000))])
+        with pytest.raises(NoSpace):
+            write_layer(driver, ["big"], [entry("big", content=b"x" * (1 << 20))])
+        if name == "native":
+            driver.prepare(["base", "copy"])
+            with pytest.raises(NoSpace):
+                driver.prepare(["base", "second"])
+            driver.remove("copy")
+        assert list(driver.keys()) == ["base"]
+        assert leftovers(small)[1:] == []  # the tmpfs itself is one line of the mount table
+        driver.prepare(["base", "next"])
+        with driver.mounted(["base", "next"], readonly=False) as path:
+            assert (path / "half").stat().st_size == 400_000
+        driver.close()
+    finally:
+        subprocess.run(["umount", small], check=True)

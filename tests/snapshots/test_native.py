@@ -89,6 +89,8 @@ def test_a_copied_store_proves_nothing_by_the_inodes_of_the_old_one(
 
 
 def test_a_damaged_record_of_copies_is_corrupt(native: NativeDriver, root: Path) -> None:
+    if not native._telling:
+        pytest.skip("this file system's change times prove nothing")
     native.prepare(CHAIN)
     (root / "snapshots/next/origin").write_bytes(b"\x81\xc4")
     with pytest.raises(Corrupt, match="record of copied files"):

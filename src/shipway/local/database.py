@@ -28,7 +28,7 @@ CREATE TABLE records (
     mutable INTEGER NOT NULL,
     twin TEXT,
     snapshot TEXT,                -- of its layer; NULL for a merge, and for a diff that nobody looked into yet
-    exact TEXT,                   -- a snapshot of just what the layer changes, where `snapshot` may hold more
+    exact TEXT,                   -- a snapshot of just what the layer changes, once known; empty: it changes nothing
     diff_id TEXT,                 -- of its layer, once known
     chain_id TEXT,                -- of its layer and all below, once known
     policy TEXT NOT NULL,

@@ -38,7 +38,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def snapshots(self) -> list[str]:
         """The keys of its own snapshots."""
-        return [key for key in (self.snapshot, self.exact) if key is not None]
+        return list(dict.fromkeys(key for key in (self.snapshot, self.exact) if key))
 
 
 class NewRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -152,10 +152,11 @@ class Store:
         """Return the snapshot keys of a tree's layers, base first."""
         found = self.layers(record)
         in_place = layering.is_in_place(found, self.records.get)
-        return [
+        chain = [
             self._own_snapshot(one) if here else self._exact_snapshot(one)
             for one, here in zip(found, in_place, strict=True)
         ]
+        return [key for key in chain if key] or [self._own_snapshot(found[-1])]
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
@@ -182,18 +183,23 @@ class Store:
             return key
 
     def _exact_snapshot(self, record: Record) -> str:
-        """Return the key of a snapshot that can stand over other layers than those it was made over."""
+        """Return the key of a snapshot that can stand over other layers than those it was made over.
+
+        It is empty for a layer that changes nothing.
+        """
         own = self._own_snapshot(record)
         if record.exact is not None:
             return record.exact
-        chain = self.own_chain(record)
-        if self.driver.is_exact(chain):
-            return own
         with self.leases.locked(f"exact-{record.id}"):
             record = self.records.get(record.id)
             if record.exact is None:
-                with self.driver.tree(chain) as tree:
-                    key = self._make(chain[:-1], self.driver.changes(chain), tree, link=True)
+                chain = self.own_chain(record)
+                entries = self.driver.changes(chain)
+                key = own if entries else ""
+                if entries and not self.driver.separate(chain, entries):
+                    with self.driver.tree(chain) as tree:
+                        key = self._make(chain[:-1], entries, tree, link=True)
+                    self.driver.separate([*chain[:-1], key], entries)
                 self.records.update(record.id, exact=key)
                 return key
             return record.exact

@@ -80,8 +80,11 @@ class SnapshotDriver(Protocol):
         Contents are read from `tree(chain)`.
         """
 
-    def is_exact(self, chain: Chain, changes: Sequence[Entry]) -> bool:
-        """Whether `chain[-1]`, over other snapshots than these, brings just `changes` (those of `chain`), no more."""
+    def separate(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+        """Make it so that `chain[-1]` can stand over other snapshots, if that can be; return whether it can.
+
+        It then brings just `changes`, those of `chain`. If it holds more than that, it cannot.
+        """
 
     def usage(self, key: str) -> int:
         """Return the bytes the snapshot takes on disk (blocks, each hard-linked file once)."""

@@ -20,7 +20,8 @@ from shipway.snapshots import syscalls
 from shipway.snapshots.contract import Chain
 from shipway.trees.entry import Content, Entry
 from shipway.trees.removal import remove_tree
-from shipway.trees.writer import TreeWriter, typed
+from shipway.trees.system import typed_errors
+from shipway.trees.writer import TreeWriter
 
 FILES = "fs"
 WORK = "work"
@@ -82,14 +83,16 @@ class Layout:
         """Yield a new directory to prepare `key` in; if it was not published when the block ends it is removed."""
         stage = self.stage(key)
         try:
-            yield stage
+            with typed_errors(key):
+                yield stage
         finally:
             self.discard(stage)
 
     def stage(self, key: str) -> Path:
         """Return a new directory to prepare the snapshot `key` in, with an empty `fs`."""
         stage = self.ingest / f"{key}-{secrets.token_hex(6)}"
-        (stage / FILES).mkdir(mode=0o700, parents=True)
+        with typed_errors(key):
+            (stage / FILES).mkdir(mode=0o700, parents=True)
         return stage
 
     def publish(self, stage: Path, key: str) -> None:
@@ -99,7 +102,7 @@ class Layout:
         except OSError as error:
             if self.path(key).exists():
                 raise Invalid("there is such a snapshot already", where=key) from error
-            raise typed(error, key) from error
+            raise
         sync_directory(self.snapshots)
 
     def commit(self, key: str) -> None:
@@ -108,11 +111,12 @@ class Layout:
         work = path / WORK
         if not work.is_dir():
             return
-        sync_files(path)
         trash = self.ingest / f"{key}-{secrets.token_hex(6)}"
-        work.rename(trash)
-        sync_directory(path)
-        self.discard(trash)
+        with typed_errors(key):
+            sync_files(path)
+            work.rename(trash)
+            sync_directory(path)
+            self.discard(trash)
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""
@@ -178,8 +182,9 @@ class LayerSink:
         """Complete the snapshot, flush it and make it visible."""
         self._writer.finish()
         self._writer.close()
-        sync_files(self._stage)
-        self._layout.publish(self._stage, self._key)
+        with typed_errors(self._key):
+            sync_files(self._stage)
+            self._layout.publish(self._stage, self._key)
 
     def __enter__(self) -> Self:
         return self
@@ -196,8 +201,6 @@ def sync_files(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         syscalls.syncfs(fd)
-    except OSError as error:
-        raise typed(error, str(directory)) from error
     finally:
         os.close(fd)
 

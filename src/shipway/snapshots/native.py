@@ -29,7 +29,8 @@ from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
 from shipway.trees.entry import Entry, TreeSink
-from shipway.trees.writer import TreeWriter, typed
+from shipway.trees.system import typed_errors
+from shipway.trees.writer import TreeWriter
 
 _CHAIN = "chain"
 _ORIGIN = "origin"
@@ -90,6 +91,10 @@ class NativeDriver:
 
     def _fill(self, stage: Path, chain: Chain) -> None:
         """Copy the parent's tree to a new snapshot, and note what the copies look like."""
+        with typed_errors(chain[-1]):
+            self._fill_stage(stage, chain)
+
+    def _fill_stage(self, stage: Path, chain: Chain) -> None:
         (stage / _CHAIN).write_text("".join(f"{key}\n" for key in chain[:-1]))
         if len(chain) == 1:
             with TreeWriter(stage / FILES) as writer:
@@ -97,10 +102,7 @@ class NativeDriver:
                 writer.finish()
             return
         _copy(self._files(chain[:-1]), stage / FILES)
-        try:
-            _note_origin(stage)
-        except OSError as error:
-            raise typed(error, chain[-1]) from error
+        _note_origin(stage)
 
     def commit(self, key: str) -> None:
         """Make an active snapshot committed; see `SnapshotDriver.commit`."""
@@ -160,8 +162,8 @@ class NativeDriver:
                     lower, upper, unchanged=lambda path: path in origin and origin[path] == upper.identity(path)
                 )
 
-    def is_exact(self, chain: Chain, changes: Sequence[Entry]) -> bool:
-        """Return that it is: over other snapshots its changes are what is applied."""
+    def separate(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+        """Return that it can: over other snapshots its changes are what is applied."""
         del chain, changes
         return True
 

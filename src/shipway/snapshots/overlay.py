@@ -21,13 +21,17 @@ from shipway.snapshots.mount import Overlay, mount_all
 from shipway.snapshots.mountpoints import Mountpoints
 from shipway.trees import xattrs
 from shipway.trees.diff import layer_changes
-from shipway.trees.entry import Entry, TreeSink
+from shipway.trees.entry import Entry, TreeSink, parent_of
 from shipway.trees.layer_writer import LayerWriter
 from shipway.trees.removal import remove_tree
 from shipway.trees.stack import OverlayTree
+from shipway.trees.writer import TreeWriter
 
 _BASE = "base"
 """Lies beside `fs` in a snapshot that was made over nothing, whose files are therefore its tree."""
+
+_UNDER = "under"
+"""Lies beside `fs` in a snapshot with whiteouts that was separated from those it was made over."""
 
 _PARAMETERS = Path("/sys/module/overlay/parameters")
 _FEATURES = ("redirect_dir", "metacopy", "index")
@@ -145,7 +149,7 @@ class OverlayDriver:
         return self._mounts(chain, readonly=readonly, settled=settled, volatile=False)
 
     def _mounts(self, chain: Chain, *, readonly: bool, settled: bool, volatile: bool) -> list[Mount]:
-        layers = self._layout.files(chain)
+        layers = self._layers(chain)
         readonly = readonly or settled
         if len(layers) == 1 and not (self._layout.path(chain[-1]) / _BASE).exists():
             layers.insert(0, self._empty())  # a layer may hold whiteouts, which only overlayfs hides
@@ -156,6 +160,14 @@ class OverlayDriver:
             return [Overlay(tuple(layers), "", "", options, readonly=True).as_mount()]
         work = os.path.join(self._layout.path(chain[-1]), WORK)
         return [Overlay(tuple(layers[:-1]), layers[-1], work, options, readonly=readonly).as_mount()]
+
+    def _layers(self, chain: Chain) -> list[str]:
+        """Return the directories to mount, base first."""
+        layers = []
+        for path in self._layout.files(chain):
+            under = path.removesuffix(FILES) + _UNDER
+            layers += [under, path] if os.path.isdir(under) else [path]
+        return layers
 
     def _empty(self) -> str:
         """Return an empty directory to put a single layer on."""
@@ -257,12 +269,27 @@ class OverlayDriver:
         with self._below(chain) as lower, self.tree(chain) as upper:
             return layer_changes(lower, upper)
 
-    def is_exact(self, chain: Chain, changes: Sequence[Entry]) -> bool:
-        """Whether the layer directory holds no copies of what did not change, and no marks that other layers mind."""
+    def separate(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+        """Return whether the layer directory holds no copies of what did not change, nor marks that others mind.
+
+        overlayfs shows whiteouts in the listing of a directory that no layer below has. So the
+        directories that hold some are made once more, to be mounted right below the layer.
+        """
         with self.tree(chain) as tree:
             held = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in tree.top_layer()}
         said = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in changes}
-        return held - {("", "dir")} == said - {("", "dir")}
+        if held - {("", "dir")} != said - {("", "dir")}:
+            return False
+        places = {parent_of(entry.path) for entry in changes if entry.kind == "whiteout"} - {""}
+        under = self._layout.path(chain[-1]) / _UNDER
+        if places and not under.exists():
+            with self._layout.staged(chain[-1]) as stage:
+                with TreeWriter(stage / FILES) as writer:
+                    for place in sorted(places):
+                        writer.add(Entry(path=place, kind="dir", mode=0o755))
+                    writer.finish()
+                (stage / FILES).rename(under)
+        return True
 
     def usage(self, key: str) -> int:
         """Return the bytes the snapshot takes on disk."""
