@@ -602,8 +602,8 @@ def test_a_full_disk_is_no_space_and_the_store_stays_as_it_was(name: str, tmp_pa
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
+    driver = open_driver(name, small)
     try:
-        driver = open_driver(name, small)
         write_layer(driver, ["base"], [*BASE, entry("half", content=bytes(400_000))])
         with pytest.raises(NoSpace):
             write_layer(driver, ["big"], [entry("big", content=b"x" * (1 << 20))])
@@ -617,6 +617,6 @@ def test_a_full_disk_is_no_space_and_the_store_stays_as_it_was(name: str, tmp_pa
         driver.prepare(["base", "next"])
         with driver.mounted(["base", "next"], readonly=False) as path:
             assert (path / "half").stat().st_size == 400_000
-        driver.close()
     finally:
-        subprocess.run(["umount", small], check=True)
+        driver.close()
+        subprocess.run(["umount", "--lazy", small], check=True)

@@ -16,41 +16,19 @@ from typing import Self
 
 import msgspec
 
-from shipway.errors import Corrupt, Invalid, NoSpace, ShipwayError, Unavailable, UnsafeEntry
+from shipway.errors import Corrupt, Invalid, Unavailable, UnsafeEntry
 from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
 from shipway.trees.dirfds import DirectoryFds, Root
 from shipway.trees.entry import Content, Entry, OpenFile, parent_of
 from shipway.trees.removal import empty_directory, remove_tree
+from shipway.trees.system import read_umask, typed, typed_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLICIT = Entry(path="", kind="dir", mode=0o755)
 _PATH_MAX = 4096
 _DEFAULT_ACL = "system.posix_acl_default"
-
-
-def read_umask() -> int:
-    """Return this process's umask without setting it, which would show in other threads."""
-    with open("/proc/self/status", "rb") as file:
-        for line in file:
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
-    return 0o777  # unknown: then every mode is set explicitly
-
-
-def typed(error: Exception, path: str) -> ShipwayError:
-    """Return what the system said while `path` was written, as one of our errors."""
-    where = path or "/"
-    if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return NoSpace(error.strerror or "no space left", where=where, todo="free some space and try again")
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            return UnsafeEntry("its parent is not a directory of the tree", where=where)
-        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG, errno.EMLINK):
-            return Invalid(f"this file system cannot hold it: {error.strerror}", where=where)
-        return Unavailable(f"cannot be written: {error.strerror or error}", where=where)
-    return Corrupt(f"cannot be a file's metadata: {error}", where=where)
 
 
 def _checked(path: str) -> str:
@@ -432,4 +410,4 @@ class TreeWriter:
                 self._opaque(below)
 
 
-__all__ = ["TreeWriter", "empty_directory", "read_umask", "remove_tree", "typed"]
+__all__ = ["TreeWriter", "empty_directory", "read_umask", "remove_tree", "typed", "typed_errors"]
