@@ -180,7 +180,7 @@ class LocalHandle(Handle):
         record = self._record()
         if record.kind != "layer" or not record.parents:
             return None
-        return LocalHandle(self._store, self._store.records.hold_immutable(record.parents[0]))
+        return _ParentHandle(self._store, self._store.records.hold_immutable(record.parents[0]))
 
     @contextmanager
     def tree(self) -> Iterator[Tree]:
@@ -215,6 +215,18 @@ class LocalHandle(Handle):
             return push(self._store, record, remote, tag=target.target, progress=progress)
         finally:
             remote.close()
+
+
+class _ParentHandle(LocalHandle):
+    """A parent, as the property gives it: dropped unreleased, it lets go by itself.
+
+    Before Python 3.12 `isinstance(ref, LocalImmutableRef)` looks at every
+    property, and nobody could release what that comes by.
+    """
+
+    def __del__(self) -> None:
+        if not self._released and not self._store.closed:
+            self.release()
 
 
 class MutableHandle(Handle):

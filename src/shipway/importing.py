@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from shipway.errors import Invalid, NotFound
+from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.progress import Progress, ProgressCallback
@@ -21,9 +23,9 @@ def import_tree(
 
     With a finalized `parent` only the differences are stored. Contents are cloned where the file
     system can, else copied. Raises `NotFound`, `Invalid`, `Truncated` or `SizeMismatch` for a file that
-    changes meanwhile, `NoSpace`; the store is then as it was.
+    changes meanwhile, `Unavailable` for one that may not be read, `NoSpace`; the store is then as it was.
     """
-    with ExitStack() as stack:
+    with _readable(path), ExitStack() as stack:
         source = stack.enter_context(_open(path))
         below = stack.enter_context(store.tree(parent)) if parent is not None else None
         entries = changes(below, source)
@@ -43,6 +45,18 @@ def import_tree(
             copy_entries(entries, source, sink, written=written)
             sink.finish()
         return store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the system refuses to read into `Unavailable`, naming it."""
+    try:
+        yield
+    except OSError as error:
+        name = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, (str, bytes)) else ""
+        raise Unavailable(
+            f"cannot read{name}: {error.strerror}", where=str(path), todo="is it yours to read?"
+        ) from error
 
 
 def _open(path: Path) -> DirectoryTree:

@@ -12,7 +12,7 @@ import pytest
 from support.caches import OpenCache, counts, read, snapshots_on_disk, write
 from support.trees import free_port
 
-from shipway import Cache, CachePolicy, Invalid, LocalImmutableRef, Locked, NotFound, Unavailable
+from shipway import Cache, CachePolicy, Invalid, LocalImmutableRef, Locked, NotFound, RemoteImmutableRef, Unavailable
 
 RETAIN = CachePolicy.RETAIN
 
@@ -152,6 +152,7 @@ def test_a_half_done_finalize_is_repaired_when_the_store_is_opened(open_cache: O
     cache = open_cache()
     done = commit(cache, file="x")
     record = cache.store.records.get(done.id)
+    assert record.snapshot is not None
     cache.driver.commit(record.snapshot)  # and then the process dies
     done.release()
     cache.close()
@@ -206,6 +207,7 @@ def test_records_over_a_missing_parent_or_snapshot_are_dropped_at_load(open_cach
     snapshot = cache.store.records.get(middle.id).snapshot
     for ref in (base, middle, top):
         ref.release()
+    assert snapshot is not None
     cache.driver.remove(snapshot)
     cache.close()
     cache = open_cache()
@@ -399,3 +401,13 @@ def test_two_processes_may_mount_what_is_committed_but_not_finalized(open_cache:
     with two.get_mutable(work.id) as again:
         write(again, file="changed")
         assert read(again, "file") == "changed"
+
+
+def test_asking_what_kind_of_ref_it_is_takes_no_hold(cache: Cache) -> None:
+    parent = commit(cache, a="1")
+    child = commit(cache, parent, b="2")
+    parent.release()
+    assert isinstance(child, LocalImmutableRef)
+    assert not isinstance(child, RemoteImmutableRef)
+    child.release()
+    assert counts(cache) == (0, 2)

@@ -49,7 +49,7 @@ class Store:
         `Unavailable` if the directory cannot be used.
         """
         self.root = root
-        self._closed = False
+        self.closed = False
         with disk_errors(root):
             for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
                 (root / name).mkdir(mode=0o700, parents=not name, exist_ok=True)
@@ -69,9 +69,9 @@ class Store:
 
     def close(self) -> None:
         """Let go of what is held, and of the database. Closing twice does nothing."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if hasattr(self, "driver"):
             self.drop_snapshots(self.records.let_go(self.leases.instance))
             self.driver.close()
