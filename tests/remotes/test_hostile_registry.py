@@ -85,7 +85,7 @@ def test_a_broken_stream_goes_on_where_it_broke(rudely: bool) -> None:
         serve_range(exchange, stop_after=1_500_000)
         if first + 1_500_000 <= last:
             assert arrived.acquire(timeout=10)  # a reset throws away what has not been read yet
-        exchange.hang_up(rudely=rudely)
+            exchange.hang_up(rudely=rudely)
 
     with facing(behave) as (remote, server):
         got = bytearray()
