@@ -16,12 +16,13 @@ from typing import Self
 
 import msgspec
 
-from shipway.errors import Corrupt, Invalid, Unavailable, UnsafeEntry
+from shipway.errors import Invalid, Unavailable, UnsafeEntry
 from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
 from shipway.trees.dirfds import DirectoryFds, Root
 from shipway.trees.entry import Content, Entry, OpenFile, parent_of
 from shipway.trees.removal import empty_directory, remove_tree
+from shipway.trees.special import make_special
 from shipway.trees.system import read_umask, typed, typed_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -170,10 +171,10 @@ class TreeWriter:
             self._refuse_device(path)
             return
         try:
-            self._make_special(entry, dir_fd, name)
+            make_special(entry, dir_fd, name)
         except FileExistsError:
             self._clear(dir_fd, name, path)
-            self._make_special(entry, dir_fd, name)
+            make_special(entry, dir_fd, name)
         except PermissionError as error:
             if entry.kind not in ("char", "block"):
                 raise
@@ -195,19 +196,6 @@ class TreeWriter:
             finally:
                 os.close(fd)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
-
-    @staticmethod
-    def _make_special(entry: Entry, dir_fd: int, name: str) -> None:
-        match entry.kind:
-            case "symlink":
-                if not entry.link:
-                    raise Corrupt("a symlink without a target", where=entry.path)
-                os.symlink(entry.link, name, dir_fd=dir_fd)
-            case "fifo":
-                os.mkfifo(name, 0o600, dir_fd=dir_fd)
-            case kind:
-                file_type = stat.S_IFCHR if kind == "char" else stat.S_IFBLK
-                os.mknod(name, 0o600 | file_type, os.makedev(*entry.dev), dir_fd=dir_fd)
 
     def _refuse_device(self, path: str, error: OSError | None = None) -> None:
         if not self._skip_devices:
