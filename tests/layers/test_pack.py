@@ -117,7 +117,7 @@ def test_gnu_tar_unpacks_the_same_tree(tmp_path: Path) -> None:
     layer = packed(tree)
     target = tmp_path / "target"
     target.mkdir()
-    command = ["tar", "--zstd", "-xp", "--xattrs", "--xattrs-include=*", "-C", target]
+    command = ["tar", "--zstd", "-xp", "--xattrs", "--xattrs-include=*", "-C", str(target)]
     done = subprocess.run(command, input=layer.blob, capture_output=True, check=True)
     assert done.stderr == b""
     assert describe(target) == describe(tree)

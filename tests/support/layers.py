@@ -73,7 +73,7 @@ class Collected:
         if entry.kind == "reg":
             self.contents[entry.path] = self._read(entry.path, content)
 
-    def _read(self, path: str, content: Content) -> bytes:
+    def _read(self, path: str, content: Content, /) -> bytes:
         if isinstance(content, bytes | bytearray | memoryview):
             return bytes(content)
         assert not isinstance(content, OpenFile)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections import deque
 from collections.abc import Iterator
@@ -13,10 +12,10 @@ from typing import BinaryIO, Self
 from fastcrc import crc64
 
 from shipway import oci
-from shipway.errors import NoSpace
 from shipway.layers.blocks import HOLE, ZEROS
 from shipway.layers.compression import Compression, media_type
 from shipway.layers.frames import Frames, frames, zeros
+from shipway.layers.output import write_all
 from shipway.layers.split import WHOLE, Part
 from shipway.layers.table import FileContent, TableWriter
 from shipway.oci import Descriptor
@@ -103,8 +102,9 @@ class Pipeline:
     `finish()`. Errors of the threads come out of one of these three.
     """
 
-    def __init__(self, out: BinaryIO, compression: Compression, level: int | None, threads: int) -> None:
-        """Write to `out` from now on."""
+    def __init__(self, out: BinaryIO, compression: Compression, level: int | None, threads: int, where: str) -> None:
+        """Write to `out` from now on; `where` names it in errors."""
+        self._where = where
         self._out = out
         self._compression = compression
         self._level = level
@@ -233,12 +233,7 @@ class Pipeline:
         hashed.result()
 
     def _put(self, data: bytes) -> None:
-        try:
-            self._out.write(data)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace("no space left to pack a layer") from error
-            raise
+        write_all(self._out, data, self._where)
         self._blob.update(data)
         self._blob_size += len(data)
 

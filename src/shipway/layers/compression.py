@@ -8,12 +8,14 @@ from enum import StrEnum
 from typing import IO, Protocol, cast
 
 import zstandard
-from isal import igzip, isal_zlib
+from isal import igzip, igzip_lib
 
 from shipway.errors import Corrupt, Truncated, UnknownMediaType
 from shipway.oci import DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD
 from shipway.trees.entry import Buffer
 
+# The package's stubs take this class for an instance.
+_ISAL_ERROR = cast(type[Exception], igzip_lib.IsalError)
 READ_SIZE = 1 << 20
 """Bytes asked of a compressed stream at a time."""
 
@@ -162,6 +164,6 @@ class _Gzip:
                 done += len(data)
         except EOFError as error:
             raise Truncated("gzip data ends before its end-of-stream marker", where=self._where) from error
-        except (igzip.BadGzipFile, isal_zlib.error, zlib.error) as error:
+        except (igzip.BadGzipFile, zlib.error, _ISAL_ERROR) as error:
             raise Corrupt(f"not gzip data: {error}", where=self._where) from error
         return done

@@ -50,7 +50,7 @@ def pack(
     for a name or number that no layer can hold, `NoSpace` when `out` is full, and `Truncated` or
     `SizeMismatch` when a file changed while it was read.
     """
-    with Pipeline(out, compression, level, threads or os.cpu_count() or 1) as pipeline:
+    with Pipeline(out, compression, level, threads or os.cpu_count() or 1, where) as pipeline:
         packer = _Packer(tree, pipeline, where, progress, sum(entry.size for entry in entries))
         for entry in entries:
             packer.add(entry)

@@ -64,7 +64,7 @@ def toc_location(descriptor: Descriptor) -> TocLocation | None:
     offset, length, uncompressed = int(match[1]), int(match[2]), int(match[3])
     if not length or offset + length > descriptor.size or max(length, uncompressed) > chunked.MAX_TABLE:
         raise Corrupt(f"its table of contents cannot be at {position}", where=where)
-    digest = oci.check_digest(annotations[prefix + chunked.CHECKSUM], where)
+    digest = _digest(annotations[prefix + chunked.CHECKSUM], where)
     return TocLocation(offset, length, uncompressed, digest)
 
 
@@ -218,7 +218,7 @@ def _end_after(offset: int, ends: Sequence[int]) -> int:
 
 def _digest(digest: str, where: str) -> str:
     if not _DIGEST.fullmatch(digest):
-        raise Corrupt(f"not a digest of its content: {digest[:100]!r}", where=where)
+        raise Corrupt(f"not a sha256 digest: {digest[:100]!r}", where=where)
     return digest
 
 

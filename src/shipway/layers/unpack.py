@@ -13,6 +13,7 @@ from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.compression import ByteSource, compression_of, decompressed
+from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -114,7 +115,7 @@ class _Blob:
                 raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self._where)
             self._hash.update(piece)
             if self._keep is not None:
-                self._keep.write(piece)
+                write_all(self._keep, piece, self._where)
             yield piece
 
     def drain(self) -> None:
