@@ -79,7 +79,7 @@ class Both:
                 writer.finish()
         problems: list[tuple[int, str]] = []
         lower = self.stack() if self.layers else None
-        for sink in (TreeWriter(flat, keep_times=True), LayerWriter(layer, lower, mark=MARK)):
+        for sink in (TreeWriter(flat, keep_times=True), LayerWriter(layer, lambda: lower, mark=MARK)):
             done = 0
             try:
                 with sink:

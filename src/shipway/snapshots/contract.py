@@ -20,7 +20,7 @@ threads or processes never work on the same key at a time (the store's leases se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -41,14 +41,18 @@ class SnapshotDriver(Protocol):
     """Why this driver was chosen, in a line for people."""
     can_mount: bool
     """Whether `mount_all` on what `mounts` returns works in this process."""
+    apart: bool
+    """Whether most layers can be written without a look at the snapshots below."""
 
     def prepare(self, chain: Chain) -> None:
         """Make the active snapshot `chain[-1]`, showing the tree of the committed ones below it."""
 
-    def writer(self, chain: Chain) -> TreeSink:
+    def writer(self, chain: Chain, *, below: Callable[[], Chain] | None = None) -> TreeSink:
         """Return a sink that makes the committed snapshot `chain[-1]` from a layer's entries.
 
         Whiteouts apply to the tree of the snapshots below. Nothing is at the key until `finish()`.
+        With `below`, `chain` is the key alone, and those below are what `below()` returns: it waits
+        until they are there, and is called before the first look at them, if there is one.
         """
 
     def commit(self, key: str) -> None:

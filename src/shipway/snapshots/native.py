@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class NativeDriver:
     """Keeps snapshots as whole directories; mounts nothing but read-only views, where that is allowed."""
 
     name = "native"
+    apart = False
 
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
@@ -78,8 +79,10 @@ class NativeDriver:
             self._fill(stage, chain)
             self._layout.publish(stage, chain[-1])
 
-    def writer(self, chain: Chain) -> TreeSink:
+    def writer(self, chain: Chain, *, below: Callable[[], Chain] | None = None) -> TreeSink:
         """Return a sink that makes the committed snapshot `chain[-1]`; see `SnapshotDriver.writer`."""
+        if below is not None:
+            chain = [*below(), *chain]
         self._layout.check_parents(chain)
         stage = self._layout.stage(chain[-1])
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ class OverlayDriver:
 
     name = "overlay"
     can_mount = True
+    apart = True
 
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
@@ -117,17 +118,23 @@ class OverlayDriver:
         with self._layout.staged(chain[-1]) as stage:
             (stage / WORK).mkdir(mode=0o700)
             _mark_base(stage, chain)
-            with self._below(chain) as lower, LayerWriter(stage / FILES, lower, mark=self._mark) as writer:
+            with self._below(chain) as lower, LayerWriter(stage / FILES, lambda: lower, mark=self._mark) as writer:
                 writer.finish()
             self._layout.publish(stage, chain[-1])
 
-    def writer(self, chain: Chain) -> TreeSink:
+    def writer(self, chain: Chain, *, below: Callable[[], Chain] | None = None) -> TreeSink:
         """Return a sink that makes the committed snapshot `chain[-1]`; see `SnapshotDriver.writer`."""
         self._layout.check_parents(chain)
+
+        def lower() -> OverlayTree | None:
+            keys = chain[:-1] if below is None else below()
+            self._layout.check_parents([*keys, chain[-1]])
+            return OverlayTree(self._layout.files(keys)) if keys else None
+
         stage = self._layout.stage(chain[-1])
         try:
-            _mark_base(stage, chain)
-            lower = OverlayTree(self._layout.files(chain[:-1])) if len(chain) > 1 else None
+            if below is None:
+                _mark_base(stage, chain)
             return LayerSink(self._layout, chain[-1], stage, LayerWriter(stage / FILES, lower, mark=self._mark))
         except BaseException:
             self._layout.discard(stage)

@@ -1,5 +1,8 @@
 """Pull: layers in parallel, each verified and unpacked in one pass over its bytes.
 
+A layer is written without waiting for those below it, unless it needs them or the
+driver does; then its bytes are kept until they are there.
+
 A layer that is in the store already, as a record of the same chain, is
 taken as it is; one whose blob is here is unpacked from that. Two that
 pull the same layer at a time, in one process or several, do it once: who comes second waits for a
@@ -136,7 +139,7 @@ def _pull_layer(
                 raise NotFound("no such blob in this store", where=one.descriptor.digest)
             with remote.read_blob(one.descriptor) as pieces:
                 counted = _counted(pieces, one, progress)
-                if one.below is None or one.below.done.is_set():
+                if one.below is None or one.below.done.is_set() or store.driver.apart:
                     return _unpack(store, one, counted, ingest, new)
                 _download(counted, ingest, one.descriptor)
             return _unpack(store, one, _reread(ingest), ingest, new, downloaded=True)
@@ -151,13 +154,16 @@ def _unpack(
     *,
     downloaded: bool = False,
 ) -> Record:
-    below = one.below.wait() if one.below is not None else None
     key = store.records.reserve_snapshot()
     with store.giving_up(key):
-        chain = [*(store.snapshot_chain(below) if below is not None else ()), key]
         keep = None if ingest is None or downloaded else ingest.file
-        with store.driver.writer(chain) as sink:
+
+        def chain_below() -> list[str]:
+            return store.snapshot_chain(one.below.wait()) if one.below is not None else []
+
+        with store.driver.writer([key], below=chain_below if one.below is not None else None) as sink:
             unpack(pieces, one.descriptor, one.diff_id, sink, keep=keep, where=one.descriptor.digest)
+            below = one.below.wait() if one.below is not None else None
             sink.finish()
         if ingest is not None:
             store.blobs.keep(ingest, one.descriptor, one.diff_id)

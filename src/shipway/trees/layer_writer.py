@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -21,7 +21,7 @@ _WHITEOUT = os.makedev(0, 0)
 
 
 class LayerWriter(TreeWriter):
-    """Writes a layer over the tree `lower` into a directory that overlayfs then puts on top of it.
+    """Writes a layer over the tree `lower()` into a directory that overlayfs then puts on top of it.
 
     Parents that the layer does not hold are copied from `lower`, and so is the target of a hard link
     (with the file's other names, so that all stay one file).
@@ -29,16 +29,30 @@ class LayerWriter(TreeWriter):
     directory opaque: `trusted.overlay.opaque`, or `user.overlay.opaque` for mounts with `userxattr`.
     """
 
-    def __init__(self, root: Root, lower: OverlayTree | None, *, mark: str = xattrs.OPAQUE[0]) -> None:
+    def __init__(self, root: Root, lower: Callable[[], OverlayTree | None], *, mark: str = xattrs.OPAQUE[0]) -> None:
         self._marking = True
         super().__init__(root)
-        self._lower = lower
+        self._find_lower: Callable[[], OverlayTree | None] | None = lower
+        self._found: OverlayTree | None = None
         self._mark_name = mark
         self._hiding: set[str] = set()
         """Directories of this layer that hide what is below them in lower layers."""
         self._names: dict[int, list[str]] | None = None
-        base = lower.get("") if lower is not None else None
-        self._directories[""] = base or self._implied("")
+
+    @property
+    def _lower(self) -> OverlayTree | None:
+        """The tree below, asked for at the first look at it."""
+        if self._find_lower is not None:
+            self._found = self._find_lower()
+            self._find_lower = None
+        return self._found
+
+    def finish(self) -> None:
+        """Give the directories their metadata; the root's is that of the tree below if the layer has none."""
+        if "" not in self._directories:
+            base = self._lower.get("") if self._lower is not None else None
+            self._directories[""] = base or self._implied("")
+        super().finish()
 
     def _below(self, path: str) -> Entry | None:
         """Return what lower layers show at `path`, if nothing in this layer hides it."""
@@ -68,8 +82,9 @@ class LayerWriter(TreeWriter):
     def close(self) -> None:
         """Close all descriptors, those of `lower` too."""
         super().close()
-        if self._lower is not None:
-            self._lower.close()
+        self._find_lower = None
+        if self._found is not None:
+            self._found.close()
 
     # -- hooks of TreeWriter
 
