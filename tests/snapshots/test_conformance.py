@@ -261,6 +261,14 @@ def test_a_new_name_of_a_file_brings_all_its_names(driver: SnapshotDriver) -> No
     assert shown(driver, ["base", "next"])["zzz"].names == ("one", "two", "zzz")
 
 
+def test_an_opaque_mark_always_comes_with_its_directory(driver: SnapshotDriver) -> None:
+    write_layer(driver, ["one"], [entry("", "dir")])
+    write_layer(driver, ["base"], BASE)
+    write_layer(driver, ["base", "next"], [entry("", "dir"), entry("lib", "dir", mode=0o700), entry("lib", "opaque")])
+    assert listing(driver.changes(["base", "next"])) == [("", "dir"), ("lib", "dir"), ("lib", "opaque")]
+    assert sorted(shown(driver, ["one", "next"])) == ["", "lib"]
+
+
 def test_the_first_layer_of_changes_is_the_whole_tree(driver: SnapshotDriver) -> None:
     write_layer(driver, ["base"], BASE)
     assert listing(driver.changes(["base"])) == [(one.path, one.kind) for one, _ in BASE]

@@ -120,8 +120,8 @@ class _Comparison:
         changed = {path for path, entry in self._new.items() if not self._is_equal(path, entry)}
         self._add_regrouped(changed, groups)
         marks = self._removals()
-        kept = set(changed)
-        for path in [*changed, *(mark.path for mark in marks)]:
+        kept = changed | {mark.path for mark in marks if mark.kind == "opaque"}
+        for path in [*kept, *(mark.path for mark in marks)]:
             above = path
             while above:
                 above = parent_of(above)
