@@ -82,4 +82,4 @@ def test_what_the_build_did_is_in_the_entries(name: str) -> None:
     assert found["deps/fifo", "fifo"].size == 0
     assert found["opt/new", "dir"].mode == 0o1755
     assert found["data/text.txt", "reg"].mode == 0o4755
-    assert contents["opt/app/conf"] == b"v2"
+    assert contents["opt/app/conf"] == b"v2\n"
