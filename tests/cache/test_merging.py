@@ -214,8 +214,6 @@ def test_pushing_a_merge_packs_nothing_again(open_cache: OpenCache) -> None:
         blobs = sorted(os.listdir(cache.root / "blobs/sha256"))
         pushed = local(cache.merge([one, two])).push(f"{reference}:both")
         assert (pushed.layers, pushed.layers_moved) == (2, 0)
-        layers = {one.id, two.id}
-        assert layers
         assert set(blobs) <= set(os.listdir(cache.root / "blobs/sha256"))
         with cache.remote(f"{reference}:both") as remote:
             assert remote.size() == sum(cache.remote(f"{reference}:{tag}").size() for tag in ("one", "two"))
@@ -242,7 +240,6 @@ def test_merging_remote_refs_pulls_nothing_and_pushing_it_moves_manifests_only(
             one.release()
             two.release()
             pushed = cache.push(merged, f"{place}/elsewhere:merged")
-            assert pushed.layers_moved == 2 or pushed.traffic.sent < 20_000
             assert pushed.traffic.sent < 20_000
             assert merged.traffic.received < 20_000
             merged.extract(tmp_path / "out", "both")
@@ -259,19 +256,21 @@ def test_a_remote_diff_of_an_ancestor_is_the_layers_between(open_cache: OpenCach
     base = committed(theirs, a="1")
     theirs.put("base", base)
     theirs.put("top", committed(theirs, base, b="2"))
-    with serving(StoreBackend(theirs)) as url:
-        with Cache.open(mine.root, remotes=["oci://" + url.removeprefix("http://")]) as cache:
-            lower, upper = cache.lookup("base"), cache.lookup("top")
-            difference = cache.diff(lower, upper)
-            assert isinstance(difference, RemoteImmutableRef)
-            difference.extract(tmp_path / "out")
-            assert os.listdir(tmp_path / "out") == ["b"]
-            unrelated = cache.diff(upper, lower)
-            assert isinstance(unrelated, LocalImmutableRef)
-            assert set(shown(unrelated)) == {""}
-            for ref in (lower, upper, difference, unrelated):
-                assert ref is not None
-                ref.release()
+    with (
+        serving(StoreBackend(theirs)) as url,
+        Cache.open(mine.root, remotes=["oci://" + url.removeprefix("http://")]) as cache,
+    ):
+        lower, upper = cache.lookup("base"), cache.lookup("top")
+        difference = cache.diff(lower, upper)
+        assert isinstance(difference, RemoteImmutableRef)
+        difference.extract(tmp_path / "out")
+        assert os.listdir(tmp_path / "out") == ["b"]
+        unrelated = cache.diff(upper, lower)
+        assert isinstance(unrelated, LocalImmutableRef)
+        assert set(shown(unrelated)) == {""}
+        for ref in (lower, upper, difference, unrelated):
+            assert ref is not None
+            ref.release()
 
 
 def test_what_a_mount_copied_up_but_did_not_change_is_no_part_of_a_difference(cache: Cache) -> None:
