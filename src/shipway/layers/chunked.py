@@ -78,13 +78,12 @@ def skippable(payload: bytes) -> bytes:
 
 FIRST_SECOND = -62135596800
 LAST_SECOND = 253402300799
-_DAY = 24 * 60 * 60
 
 
 @lru_cache(maxsize=4096)
-def _day(days: int) -> str:
-    year, month, day = time.gmtime(days * _DAY)[:3]
-    return f"{year:04}-{month:02}-{day:02}"
+def _minute(minutes: int) -> str:
+    year, month, day, hour, minute = time.gmtime(minutes * 60)[:5]
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}"
 
 
 def modtime(ns: int) -> str:
@@ -95,8 +94,6 @@ def modtime(ns: int) -> str:
     if not ns:
         return ""
     seconds, fraction = divmod(ns, 1_000_000_000)
-    days, second = divmod(min(max(seconds, FIRST_SECOND), LAST_SECOND), _DAY)
-    minute, second = divmod(second, 60)
-    hour, minute = divmod(minute, 60)
+    minutes, second = divmod(min(max(seconds, FIRST_SECOND), LAST_SECOND), 60)
     digits = f".{fraction:09}".rstrip("0") if fraction else ""
-    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}{digits}Z"
+    return f"{_minute(minutes)}:{second:02}{digits}Z"

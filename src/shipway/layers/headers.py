@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from shipway.errors import Invalid
 from shipway.layers.pax import MAX_RECORDS, format_time, record, xattr_key
-from shipway.trees.entry import Entry, Kind, parent_of
+from shipway.trees.entry import Entry, Kind
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
@@ -48,9 +48,11 @@ _HEADER = b"%b%b%011o\0%011o\0        %b%bustar\x0000" + bytes(64) + b"%07o\0%07
 def archive_name(entry: Entry) -> str:
     """Return the name that `entry` has in an archive; `Invalid` if that is taken by whiteouts."""
     path, kind = entry.path, entry.kind
+    if kind == "reg" and ".wh." not in path:
+        return path
     if kind == "opaque":
         return f"{path}/{OPAQUE}" if path else OPAQUE
-    parent, name = parent_of(path), path.rpartition("/")[2]
+    parent, _, name = path.rpartition("/")
     if kind == "whiteout":
         return f"{parent}/{WHITEOUT}{name}" if parent else WHITEOUT + name
     if name.startswith(WHITEOUT):

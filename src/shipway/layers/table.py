@@ -18,6 +18,8 @@ from shipway.trees.entry import Buffer, Chunk, Entry
 
 _PIECE = 1 << 20
 """Bytes of text compressed at a time."""
+_SEGMENT = b'{"type":2,"payload":"%b","position":%d}\n'
+_FILE = b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n'
 _TYPES = {"whiteout": "reg", "opaque": "reg"}
 _encode = msgspec.json.Encoder().encode
 
@@ -43,13 +45,12 @@ class TableWriter:
 
     def add(self, entry: Entry, name: str, header: Buffer, content: FileContent | None = None) -> None:
         """Take the next entry, its archive name, and the raw bytes between the last content and its own."""
-        self.trailer(header)
         text, name_raw = _text(name)
         named = b'"name":%b' % _encode(text) if not name_raw else b'"name_raw":%b' % _encode(name_raw)
         payload = b'"%b"' % b2a_base64(content.crc.to_bytes(8, "big"), newline=False) if content else b"null"
-        line = b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n'
-        self._split.add(line % (named, entry.size, payload, self._count))
-        self._count += 1
+        raw, count = b2a_base64(header, newline=False), self._count
+        self._split.add(_SEGMENT % (raw, count) + _FILE % (named, entry.size, payload, count + 1))
+        self._count = count + 2
         self._table.add(self._separator + _encode(_record(entry, text, name_raw, content)))
         self._separator = b","
         if content is not None:
@@ -58,8 +59,7 @@ class TableWriter:
 
     def trailer(self, raw: Buffer) -> None:
         """Take raw bytes that belong to no entry's content."""
-        line = b'{"type":2,"payload":"%b","position":%d}\n' % (b2a_base64(raw, newline=False), self._count)
-        self._split.add(line)
+        self._split.add(_SEGMENT % (b2a_base64(raw, newline=False), self._count))
         self._count += 1
 
     def finish(self, offset: int) -> tuple[bytes, dict[str, str]]:
