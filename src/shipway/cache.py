@@ -175,7 +175,9 @@ class Cache:
             remote.close()
             raise
 
-    def push(self, ref: LocalImmutableRef, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
+    def push(
+        self, ref: LocalImmutableRef | RemoteImmutableRef, reference: str, *, progress: ProgressCallback | None = None
+    ) -> Pushed:
         """Copy a ref's tree, as an OCI image, to where `reference` says; only what is lacking there moves.
 
         Of a remote ref blobs are copied as they are; within one registry only the manifest moves.

@@ -125,7 +125,7 @@ def test_merging_nothing_gives_nothing_and_one_gives_itself(cache: Cache) -> Non
 
 
 def test_merges_of_merges_are_flat(cache: Cache) -> None:
-    refs = [committed(cache, **{name: name}) for name in "abcdef"]
+    refs = [committed(cache, None, **{name: name}) for name in "abcdef"]
     nested = cache.merge([local(cache.merge(refs[:3])), local(cache.merge(refs[3:]))])
     record = next(row for row in cache.disk_usage() if row.id == local(nested).id)
     assert record.parents == tuple(ref.id for ref in refs)
