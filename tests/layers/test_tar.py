@@ -203,7 +203,13 @@ MALFORMED = {
     "PAX long time": pax(mtime="9" * 400) + member(b"0"),
     "PAX bomb": member(b"x", size=1 << 32),
     "PAX bomb in parts": b"".join(pax(**{f"comment{n}": "x" * 200_000}) for n in range(8)) + member(b"0"),
-    "global bomb": b"".join(member(b"g", record(b"c%d" % n, b"x" * 200_000)) for n in range(8)) + member(b"0"),
+    "many small headers": b"".join(pax(**{f"comment{n}": "x"}) for n in range(20)) + member(b"0"),
+    "many global records": b"".join(member(b"g", record(b"SCHILY.xattr.user.%d" % n, b"x")) for n in range(80))
+    + member(b"0"),
+    "global bomb of attributes": b"".join(
+        member(b"g", record(b"SCHILY.xattr.user.%d" % n, b"x" * 200_000)) for n in range(8)
+    )
+    + member(b"0"),
     "long name bomb": member(b"L", size=1 << 32),
     "name too long": member(b"L", b"n" * 20_000 + b"\0") + member(b"0"),
     "link too long": member(b"K", b"n" * 20_000 + b"\0") + member(b"2"),

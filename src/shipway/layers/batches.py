@@ -197,20 +197,20 @@ class Pipeline:
             self._codecs.append(codec)
 
     def _encode_parts(self, batch: Batch, codec: Frames) -> _Encoded:
-        parts = batch.parts if self._table is not None else _joined(batch.parts)
-        made = iter(
-            codec.compress(batch.buffer, [(part.start, part.start + part.size) for part in parts if not part.is_hole])
-        )
+        chunked = self._table is not None
+        parts = batch.parts if chunked else _joined(batch.parts)
+        data = [part for part in parts if not part.is_hole]
+        made = iter(codec.compress(batch.buffer, [(part.start, part.start + part.size) for part in data]))
         pieces: list[Buffer] = []
         digests: list[str] = []
         for part in parts:
-            if part.is_hole:
-                pieces.append(zeros(self._compression, self._level, part.size))
-                digests.append("")
-            else:
+            if not part.is_hole:
                 pieces.append(next(made))
-                if self._table is not None:
-                    digests.append(oci.sha256(batch.view[part.start : part.start + part.size]))
+                digests += [oci.sha256(batch.view[part.start : part.start + part.size])] if chunked else []
+                continue
+            hole = zeros(self._compression, self._level, part.size)
+            pieces += [b"".join(hole)] if chunked else hole
+            digests.append("")
         return _Encoded(pieces, digests, [])
 
     def _write(
@@ -229,10 +229,11 @@ class Pipeline:
             digested.result()
         if self._table is not None and content is not None:
             self._enter_parts(self._table, batch, done, content)
-        self._put(b"".join(done.frames))
+        for data in done.frames if batch.parts else [b"".join(done.frames)]:
+            self._put(data)
         hashed.result()
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: Buffer) -> None:
         write_all(self._out, data, self._where)
         self._blob.update(data)
         self._blob_size += len(data)

@@ -34,7 +34,7 @@ FOOTER = struct.Struct("<7Q8s")
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
-class Record(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel", gc=False):
     """An entry of the table of contents, or a further chunk of the file before it.
 
     The two `raw` keys are Shipway's own: JSON cannot hold names that are not UTF-8.

@@ -54,11 +54,11 @@ def _zero_frame(compression: Compression, level: int | None, size: int) -> bytes
     return bytes(frames(compression, level).compress(bytearray(size), [(0, size)])[0])
 
 
-def zeros(compression: Compression, level: int | None, size: int) -> bytes:
-    """Return frames that decompress to `size` zero bytes."""
+def zeros(compression: Compression, level: int | None, size: int) -> list[Buffer]:
+    """Return frames that decompress to `size` zero bytes; most of them are one and the same object."""
     whole, rest = divmod(size, _ZEROS)
-    data = _zero_frame(compression, level, _ZEROS) * whole
-    return data + _zero_frame(compression, level, rest) if rest else data
+    made: list[Buffer] = [_zero_frame(compression, level, _ZEROS)] * whole
+    return [*made, _zero_frame(compression, level, rest)] if rest else made
 
 
 class _Zstd:

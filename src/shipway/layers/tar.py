@@ -8,7 +8,7 @@ before it is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from struct import Struct
 from zlib import adler32
@@ -23,6 +23,12 @@ from shipway.trees.entry import Content, Entry, Kind, clean_archive_path
 
 MAX_NAME = 16 << 10
 """Longest name or link in bytes: four times what Linux takes at once."""
+MAX_DESCRIBED = 16
+"""Most extended headers of one entry."""
+MAX_OWN = 16 << 10
+"""Most records of one entry: Linux lists at most 64 KiB of attributes' names."""
+MAX_COMMON = 64
+"""Most records that apply to all entries, since each has to be gone through for each."""
 WHOLE = 1 << 20
 """Content of up to this many bytes is handed over in one piece."""
 
@@ -41,6 +47,7 @@ _KINDS: dict[bytes, Kind] = {
     b"6": "fifo",
     b"S": "reg",
 }
+_COMMON = frozenset({b"mtime", b"uid", b"gid", b"path", b"linkpath", b"size"})
 _LINKS = ("hardlink", "symlink")
 _DEVICES = ("char", "block")
 _ADLER = 65521
@@ -62,6 +69,7 @@ class TarReader:
         self._where = where
         self._common: Records = {}
         self._own: Records = {}
+        self._described = 0
         self.complete = False
 
     def __iter__(self) -> Iterator[tuple[Entry, Content]]:
@@ -75,7 +83,9 @@ class TarReader:
                 self._read_special(fields)
                 continue
             entry, stored, holes = self._entry(fields, kind)
-            self._own = {}
+            if self._own:
+                self._own = {}
+                self._described = 0
             if not stored and not holes:
                 if entry:
                     yield entry, b""
@@ -143,8 +153,9 @@ class TarReader:
         size = number(fields[2], where)
         if kind not in b"xXgLKV":
             raise Corrupt(f"an entry of the unknown type {kind!r}", where=self._named(_text(fields[0])))
-        if not 0 <= size <= pax.MAX_RECORDS:
-            raise Corrupt(f"an extended header of {size} bytes", where=where)
+        self._described += 1
+        if not 0 <= size <= pax.MAX_RECORDS or self._described > MAX_DESCRIBED:
+            raise Corrupt(f"an extended header of {size} bytes, the {self._described}. in a row", where=where)
         data = bytes(self._blocks.take(size, where))
         self._blocks.skip(padding(size), where)
         if kind == b"L":
@@ -152,13 +163,15 @@ class TarReader:
         elif kind == b"K":
             self._own = {**self._own, b"linkpath": data.rstrip(b"\0")}
         elif kind == b"g":
-            self._common = self._bounded({**self._common, **dict(pax.records(data, where))})
+            self._common = self._bounded({**self._common, **_used(pax.records(data, where))}, MAX_COMMON)
+            self._described = 0
         elif kind != b"V":
-            self._own = self._bounded({**self._own, **sparse.merged(pax.records(data, where))})
+            self._own = self._bounded({**self._own, **sparse.merged(pax.records(data, where))}, MAX_OWN)
 
-    def _bounded(self, records: Records) -> Records:
-        if sum(len(key) + len(value) for key, value in records.items()) > pax.MAX_RECORDS:
-            raise Corrupt("its extended headers are too large", where=self._where)
+    def _bounded(self, records: Records, most: int) -> Records:
+        size = sum(len(key) + len(value) for key, value in records.items())
+        if size > pax.MAX_RECORDS or len(records) > most:
+            raise Corrupt(f"extended headers of {len(records)} records, {size} bytes", where=self._where)
         return records
 
     def _entry(self, fields: tuple[bytes, ...], kind: Kind) -> tuple[Entry | None, int, sparse.Sparse | None]:
@@ -204,6 +217,11 @@ class TarReader:
             block = bytes(blocks.view[blocks.position - BLOCK : blocks.position])
             return sparse.from_header(block, blocks, stored, where)
         return sparse.from_records(records, blocks, stored, where)
+
+
+def _used(records: Iterable[tuple[bytes, bytes]]) -> Records:
+    """Return those records of a global header that mean something for every entry."""
+    return {key: value for key, value in records if key in _COMMON or key.startswith(pax.XATTR)}
 
 
 def _text(field: bytes) -> str:
