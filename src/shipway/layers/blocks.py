@@ -91,20 +91,22 @@ class Blocks:
             offset += part
 
     def _runs(self, start: int, end: int, offset: int) -> Iterator[Buffer | int]:
-        """Yield `buffer[start:end]`, which is at `offset` of its file, with the holes in it as lengths."""
+        """Yield `buffer[start:end]`, which is at `offset` of its file, with the holes in it as lengths.
+
+        The pieces of a block that two buffers share are looked at each for itself.
+        """
         buffer, data = self.buffer, start
-        at = start + -offset % HOLE
-        while at + HOLE <= end:
-            if not buffer.startswith(ZEROS, at):
-                at += HOLE
-                continue
-            if data < at:
-                yield self.view[data:at]
-            data = at
-            while data + HOLE <= end and buffer.startswith(ZEROS, data):
-                data += HOLE
-            yield data - at
-            at = data
+        at, stop = start, min(start + HOLE - offset % HOLE, end)
+        while at < end:
+            if buffer.startswith(ZEROS if stop - at == HOLE else ZEROS[: stop - at], at):
+                if data < at:
+                    yield self.view[data:at]
+                while stop < end and buffer.startswith(ZEROS, stop):
+                    stop += HOLE
+                stop = min(stop, end)
+                yield stop - at
+                data = stop
+            at, stop = stop, min(stop + HOLE, end)
         if data < end:
             yield self.view[data:end]
 
