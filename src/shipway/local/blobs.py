@@ -61,26 +61,29 @@ class Blobs:
         """Return a new file to write a blob into; use it as a context manager."""
         return Ingest(self._ingest / f"blob-{secrets.token_hex(8)}")
 
-    def keep(self, ingest: Ingest, descriptor: Descriptor, diff_id: str | None = None) -> None:
+    def keep(self, ingest: Ingest, descriptor: Descriptor, diff_id: str | None = None, *, packed: bool = False) -> None:
         """Make what was written into `ingest` the blob `descriptor`, whose digest the caller has verified.
 
         Raises `Truncated` or `SizeMismatch` if it has another size. A blob that is here already stays.
+        `packed` says that it was made here, of a snapshot.
         """
         check_size(ingest.size(), descriptor.size, descriptor.digest)
         ingest.move_to(self.path(descriptor.digest))
         with self._database.write() as db:
             db.execute(
-                "INSERT INTO blobs (digest, size, media_type, diff_id, annotations, created) VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT INTO blobs (digest, size, media_type, diff_id, annotations, packed, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET diff_id = coalesce(excluded.diff_id, diff_id),"
                 " media_type = CASE WHEN excluded.diff_id IS NULL THEN media_type ELSE excluded.media_type END,"
                 " annotations = CASE WHEN excluded.annotations = '{}' THEN annotations ELSE excluded.annotations END,"
-                " created = excluded.created",
+                " packed = max(packed, excluded.packed), created = excluded.created",
                 (
                     descriptor.digest,
                     descriptor.size,
                     descriptor.media_type,
                     diff_id,
                     msgspec.json.encode(descriptor.annotations).decode(),
+                    packed,
                     time.time_ns(),
                 ),
             )

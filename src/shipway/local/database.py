@@ -37,8 +37,7 @@ CREATE TABLE records (
     labels TEXT NOT NULL,
     created INTEGER NOT NULL,     -- nanoseconds since 1970, as are all times here
     last_used INTEGER,
-    usage_count INTEGER NOT NULL DEFAULT 0,
-    size INTEGER                  -- bytes of the snapshot, once it cannot change
+    usage_count INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX records_chain ON records (chain_id) WHERE chain_id IS NOT NULL;
 CREATE INDEX records_diff ON records (diff_id) WHERE diff_id IS NOT NULL;
@@ -72,12 +71,28 @@ CREATE TABLE pending (
     instance TEXT NOT NULL
 ) WITHOUT ROWID;
 
+-- What snapshots were found to take on disk; `stamp` changes when that may have: see local/sizes.py.
+CREATE TABLE sizes (
+    snapshot TEXT PRIMARY KEY,
+    stamp TEXT NOT NULL,
+    bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- The state of a cache mount: the record that its next holder goes on with. Private ones may have several.
+CREATE TABLE cache_mounts (
+    record TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    updated INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX cache_mounts_name ON cache_mounts (name);
+
 CREATE TABLE blobs (
     digest TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
     media_type TEXT NOT NULL,
     diff_id TEXT,                 -- set for layers
     annotations TEXT NOT NULL,
+    packed INTEGER NOT NULL,      -- we made it, of a snapshot, and can make it again
     created INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX blobs_diff ON blobs (diff_id) WHERE diff_id IS NOT NULL;

@@ -131,7 +131,6 @@ class Records:
                     created=time.time_ns(),
                     last_used=None,
                     usage_count=0,
-                    size=None,
                     parents=tuple(parents),
                 ),
             )
@@ -189,6 +188,7 @@ class Records:
         with self._database.write() as db:
             record = self.get(immutable_id)
             if record.twin is not None:
+                db.execute("UPDATE cache_mounts SET record = ? WHERE record = ?", (immutable_id, record.twin))
                 delete(db, record.twin)
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (immutable_id,))
 
@@ -330,6 +330,9 @@ class Records:
             rows = db.execute("SELECT id, snapshot FROM records WHERE snapshot IS NOT NULL").fetchall()
             on_disk = set(existing)
             broken = [record_id for record_id, snapshot in rows if snapshot not in on_disk]
+            exact = db.execute("SELECT id, exact FROM records WHERE exact <> ''").fetchall()
+            lost = [(record_id,) for record_id, snapshot in exact if snapshot not in on_disk]
+            db.executemany("UPDATE records SET exact = NULL WHERE id = ?", lost)
             for record_id in broken:
                 delete(db, record_id)
             while orphans := db.execute(
@@ -349,7 +352,9 @@ class Records:
 
     def known_snapshots(self) -> set[str]:
         """Return every snapshot key that belongs to a record or is being made."""
-        rows = self._database.read("SELECT snapshot FROM records UNION SELECT snapshot FROM pending")
+        rows = self._database.read(
+            "SELECT snapshot FROM records UNION SELECT exact FROM records UNION SELECT snapshot FROM pending"
+        )
         return {row[0] for row in rows}
 
 

@@ -32,7 +32,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     last_used: int | None
     usage_count: int
-    size: int | None
     parents: tuple[str, ...]
 
     @property
@@ -52,14 +51,14 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 COLUMNS = (
     "id, kind, mutable, twin, snapshot, exact, diff_id, chain_id, policy, record_type, description, labels,"
-    " created, last_used, usage_count, size"
+    " created, last_used, usage_count"
 )
 
 
 def insert(db: sqlite3.Connection, record: Record) -> None:
     """Add a record and its parents."""
     db.execute(
-        f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
+        f"INSERT INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  constant columns
         (
             record.id,
             record.kind,
@@ -76,7 +75,6 @@ def insert(db: sqlite3.Connection, record: Record) -> None:
             record.created,
             record.last_used,
             record.usage_count,
-            record.size,
         ),
     )
     db.executemany(
@@ -92,6 +90,7 @@ def delete(db: sqlite3.Connection, record_id: str) -> None:
     db.execute("DELETE FROM holds WHERE record = ?", (record_id,))
     db.execute("DELETE FROM tags WHERE record = ?", (record_id,))
     db.execute("DELETE FROM manifests WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM cache_mounts WHERE record = ?", (record_id,))
 
 
 def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
@@ -112,6 +111,5 @@ def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
         created=row[12],
         last_used=row[13],
         usage_count=row[14],
-        size=row[15],
         parents=tuple(parents),
     )

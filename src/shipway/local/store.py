@@ -26,6 +26,7 @@ from shipway.local.database import Database
 from shipway.local.leases import Leases
 from shipway.local.records import Records
 from shipway.local.rows import NewRecord, Record
+from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
 from shipway.oci import Descriptor
 from shipway.snapshots.choose import open_driver
@@ -62,6 +63,7 @@ class Store:
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
             self.driver = self._open_driver(driver)
+            self.sizes = Sizes(self.database, self.driver, root)
             self._repair(alone=alone)
         except BaseException:
             self.close()
@@ -252,13 +254,8 @@ class Store:
 
     def size(self, record: Record) -> int:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
-        snapshot = record.size
-        if snapshot is None:
-            snapshot = sum(self.driver.usage(key) for key in record.snapshots)
-            if not record.mutable and record.twin is None and record.kind == "layer":
-                self.records.update(record.id, size=snapshot)
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
-        return snapshot + sum(blob.size for blob in blobs)
+        return self.sizes.of(record) + sum(blob.size for blob in blobs)
 
     @contextmanager
     def giving_up(self, key: str) -> Iterator[None]:

@@ -90,8 +90,11 @@ class SnapshotDriver(Protocol):
         It then brings just `changes`, those of `chain`. If it holds more than that, it cannot.
         """
 
-    def usage(self, key: str) -> int:
-        """Return the bytes the snapshot takes on disk (blocks, each hard-linked file once)."""
+    def usage(self, key: str, *, linked: bool = False) -> int:
+        """Return the bytes the snapshot takes on disk (blocks, each hard-linked file once).
+
+        With `linked` it was made by linking to the files of others: what has names outside counts nothing.
+        """
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""

@@ -25,6 +25,7 @@ from shipway.trees.writer import TreeWriter
 
 FILES = "fs"
 WORK = "work"
+MERGED = "fs-"
 _KEY = re.compile(r"[0-9a-z]{1,128}")
 _BLOCK = 512
 
@@ -140,28 +141,45 @@ class Layout:
         with os.scandir(self.snapshots) as items:
             yield from sorted(item.name for item in items if _KEY.fullmatch(item.name))
 
-    def usage(self, key: str) -> int:
-        """Return the bytes a snapshot takes on disk (blocks, each hard-linked file once)."""
-        total = 0
-        seen: set[tuple[int, int]] = set()
+    def usage(self, key: str, *, linked: bool = False) -> int:
+        """Return the bytes a snapshot takes on disk (blocks, each hard-linked file once).
+
+        With `linked`, what has names outside counts nothing; that always goes for trees put
+        together of other snapshots, whose names start with `MERGED`.
+        """
         path = self.existing(key)
-        stack = [os.fspath(path)]
-        total += os.lstat(path).st_blocks
-        while stack:
-            with os.scandir(stack.pop()) as items:
-                for item in items:
-                    try:
-                        st = item.stat(follow_symlinks=False)
-                    except FileNotFoundError:  # an active one, being written to
-                        continue
-                    if st.st_nlink > 1 and not item.is_dir(follow_symlinks=False):
-                        if (st.st_dev, st.st_ino) in seen:
-                            continue
-                        seen.add((st.st_dev, st.st_ino))
-                    total += st.st_blocks
-                    if item.is_dir(follow_symlinks=False):
-                        stack.append(item.path)
+        total = os.lstat(path).st_blocks
+        with os.scandir(path) as items:
+            for item in items:
+                total += item.stat(follow_symlinks=False).st_blocks
+                if item.is_dir(follow_symlinks=False):
+                    total += _blocks_below(item.path, linked=linked or item.name.startswith(MERGED))
         return total * _BLOCK
+
+
+def _blocks_below(path: str, *, linked: bool) -> int:
+    total = 0
+    names: dict[int, int] = {}
+    stack = [path]
+    while stack:
+        try:
+            items = os.scandir(stack.pop())
+        except FileNotFoundError:  # an active one, being written to
+            continue
+        with items:
+            for item in items:
+                try:
+                    st = item.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if item.is_dir(follow_symlinks=False):
+                    stack.append(item.path)
+                elif st.st_nlink > 1:
+                    seen = names[st.st_ino] = names.get(st.st_ino, 0) + 1
+                    if seen != (st.st_nlink if linked else 1):
+                        continue
+                total += st.st_blocks
+    return total
 
 
 class LayerSink:

@@ -22,7 +22,7 @@ import msgspec
 from shipway.errors import Corrupt, ShipwayError
 from shipway.refs import Mount
 from shipway.snapshots.contract import Chain
-from shipway.snapshots.layout import FILES, WORK, LayerSink, Layout, sync_files
+from shipway.snapshots.layout import FILES, MERGED, WORK, LayerSink, Layout, sync_files
 from shipway.snapshots.mount import filesystem_type, mount_all
 from shipway.snapshots.mountpoints import Mountpoints
 from shipway.trees.copying import copy_entries
@@ -170,9 +170,9 @@ class NativeDriver:
         del chain, changes
         return True
 
-    def usage(self, key: str) -> int:
-        """Return the bytes the snapshot takes on disk."""
-        return self._layout.usage(key)
+    def usage(self, key: str, *, linked: bool = False) -> int:
+        """Return the bytes the snapshot takes on disk; see `SnapshotDriver.usage`."""
+        return self._layout.usage(key, linked=linked)
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""
@@ -197,7 +197,7 @@ class NativeDriver:
         paths = self._layout.files(chain)
         if self._made_over(chain[-1]) == tuple(chain[:-1]):
             return Path(paths[-1])
-        name = "fs-" + hashlib.sha256("/".join(chain).encode()).hexdigest()[:32]
+        name = MERGED + hashlib.sha256("/".join(chain).encode()).hexdigest()[:32]
         merged = Path(paths[-1]).with_name(name)
         if not merged.is_dir():
             self._merge(chain, merged)

@@ -220,6 +220,8 @@ class OverlayDriver:
         with self._guard:
             shared = self._shared.get(chain[-1])
             if shared is None:
+                # Its last holder may have died with it mounted: two overlays must never share a writable layer.
+                self._mountpoints.reclaim()
                 self._reset_work(chain)
                 shared = _Shared(self._mount(self._mounts(chain, readonly=False, settled=False, volatile=True)))
                 self._shared[chain[-1]] = shared
@@ -298,9 +300,9 @@ class OverlayDriver:
                 (stage / FILES).rename(under)
         return True
 
-    def usage(self, key: str) -> int:
-        """Return the bytes the snapshot takes on disk."""
-        return self._layout.usage(key)
+    def usage(self, key: str, *, linked: bool = False) -> int:
+        """Return the bytes the snapshot takes on disk; see `SnapshotDriver.usage`."""
+        return self._layout.usage(key, linked=linked)
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""

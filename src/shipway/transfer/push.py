@@ -50,7 +50,7 @@ def _ensure_blob(store: Store, record: Record, progress: ProgressCallback | None
         entries = store.driver.changes(chain)
         with store.driver.tree(chain) as tree, store.blobs.ingest() as ingest:
             packed = pack(tree, entries, ingest.file, where=record.id, progress=progress)
-            store.blobs.keep(ingest, packed.descriptor, packed.diff_id)
+            store.blobs.keep(ingest, packed.descriptor, packed.diff_id, packed=True)
         store.records.update(record.id, diff_id=packed.diff_id)
         return packed.descriptor, packed.diff_id
 

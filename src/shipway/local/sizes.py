@@ -1,0 +1,110 @@
+"""What snapshots take on disk: measured once, and again only when it may have changed.
+
+Walking a snapshot costs a system call a file, so the answer is kept in the database with a *stamp*: the
+change time of the snapshot's directory (a driver that adds a tree to it changes that), and for one that is
+committed but not finalized the id of what it was committed to, which is new with every commit. What is
+being written to is measured each time.
+
+A snapshot that was made by linking to the files of another counts only what is its own, so that the sum over
+a store is what `du` says of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipway.errors import NotFound
+from shipway.local.database import Database
+from shipway.local.rows import Record
+from shipway.snapshots.contract import SnapshotDriver
+
+_FRESH = 100_000_000
+"""Nanoseconds for which a change time proves nothing: the kernel's clock for them moves in ticks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot to measure: whether its files may be links to another's, and what its state is called.
+
+    The state is None while it is being written to.
+    """
+
+    key: str
+    linked: bool
+    state: str | None
+
+
+def snapshots(record: Record) -> list[Snapshot]:
+    """Return a record's own snapshots."""
+    found = []
+    if record.snapshot:
+        settled = record.twin if record.mutable else record.id if record.twin else ""
+        found.append(Snapshot(record.snapshot, record.kind == "diff", settled))
+    if record.exact and record.exact != record.snapshot:
+        found.append(Snapshot(record.exact, linked=True, state=""))
+    return found
+
+
+class Sizes:
+    """The sizes of one store's snapshots."""
+
+    def __init__(self, database: Database, driver: SnapshotDriver, root: Path) -> None:
+        """Ask `driver`, whose snapshots are under `root/snapshots`, for what `database` does not know."""
+        self._database = database
+        self._driver = driver
+        self._directory = root / "snapshots"
+
+    def of(self, record: Record) -> int:
+        """Return the bytes that a record's own snapshots take."""
+        wanted = snapshots(record)
+        changed: dict[str, int] = {}
+        known: dict[str, tuple[str, int]] = {}
+        for one in wanted:
+            try:
+                changed[one.key] = os.stat(self._directory / one.key).st_mtime_ns
+            except FileNotFoundError:
+                continue
+            for stamp, size in self._database.read("SELECT stamp, bytes FROM sizes WHERE snapshot = ?", one.key):
+                known[one.key] = stamp, size
+        return sum(self._measured(wanted, changed, known).values())
+
+    def of_all(self, records: Iterable[Record]) -> dict[str, int]:
+        """Return the bytes of every snapshot of `records`, which are all there are; forget those of others."""
+        wanted = {one.key: one for record in records for one in snapshots(record)}
+        known = {key: (stamp, size) for key, stamp, size in self._database.read("SELECT * FROM sizes")}
+        with os.scandir(self._directory) as items:
+            changed = {item.name: item.stat(follow_symlinks=False).st_mtime_ns for item in items if item.name in wanted}
+        gone = known.keys() - wanted.keys()
+        if gone:
+            with self._database.write() as db:
+                db.executemany("DELETE FROM sizes WHERE snapshot = ?", [(key,) for key in gone])
+        return self._measured(wanted.values(), changed, known)
+
+    def _measured(
+        self, wanted: Iterable[Snapshot], changed: Mapping[str, int], known: Mapping[str, tuple[str, int]]
+    ) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        new: list[tuple[str, str, int]] = []
+        for one in wanted:
+            if one.key not in changed:
+                continue
+            stamp = f"{one.linked:d} {one.state} {changed[one.key]}"
+            kept = known.get(one.key)
+            if one.state is not None and kept is not None and kept[0] == stamp:
+                sizes[one.key] = kept[1]
+                continue
+            fresh = time.time_ns() - changed[one.key] < _FRESH
+            try:
+                sizes[one.key] = self._driver.usage(one.key, linked=one.linked)
+            except NotFound:  # removed by somebody else while we look
+                continue
+            if one.state is not None and not fresh:
+                new.append((one.key, stamp, sizes[one.key]))
+        if new:
+            with self._database.write() as db:
+                db.executemany("INSERT OR REPLACE INTO sizes VALUES (?, ?, ?)", new)
+        return sizes
