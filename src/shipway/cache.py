@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import usage
@@ -122,7 +122,7 @@ class Cache:
 
         `NotFound`; `Invalid` if it is immutable; `Locked` if it or what it was committed to is held.
         """
-        return MutableHandle(self._store, self._store.records.hold_mutable(ref_id))
+        return MutableHandle(self._store, self._store.hold_mutable(ref_id))
 
     def find(self, prefix: str) -> str:
         """Return the id that starts with `prefix`. `NotFound` if there is none, `Invalid` if there are several."""
@@ -162,7 +162,17 @@ class Cache:
         Raises `Invalid` for a reference that is none, `NotFound`, `RepositoryNotFound`,
         `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
         """
-        return self._remote(Reference.parse(reference))
+        place = Reference.parse(reference)
+        try:
+            return self._remote(place)
+        except RepositoryNotFound:
+            raise
+        except NotFound:
+            # Some registries say of anything in a missing repository just that it is not there.
+            remote = open_remote(place)
+            with closing(remote):
+                next(remote.tags(), None)
+            raise
 
     def _remote(self, reference: Reference) -> RemoteHandle:
         remote = open_remote(reference)
@@ -320,7 +330,7 @@ class Cache:
     def _to_mount(self, ref_id: str, *, writable: bool) -> LocalHandle | MutableHandle:
         record = self._store.records.get(ref_id)
         if record.mutable:
-            return MutableHandle(self._store, self._store.records.hold_mutable(ref_id))
+            return MutableHandle(self._store, self._store.hold_mutable(ref_id))
         handle = LocalHandle(self._store, self._store.records.hold_immutable(ref_id))
         if not writable:
             return handle
