@@ -143,14 +143,17 @@ CASES = [
 
 @pytest.mark.parametrize(("damage", "error", "named"), CASES)
 def test_a_pull_of_what_is_damaged_fails_and_leaves_the_store_as_it_was(
-    image: Image, open_cache: OpenCache, tmp_path: Path, damage: Damage, error: type[Exception], named: str
+    image: Image, cache: Cache, damage: Damage, error: type[Exception], named: str
 ) -> None:
     damage(image)
     named = named.replace("LAYER", image.layer).replace("CONFIG", image.manifest["config"]["digest"])
-    cache = open_cache("mine")
-    with untouched(cache, tmp_path / "out"), pytest.raises(error) as raised:
+
+    def pull() -> None:
         with cache.remote(image.reference) as remote:
             remote.pull()
+
+    with untouched(cache, image.root.parent / "out"), pytest.raises(error) as raised:
+        pull()
     assert named in str(raised.value)
     assert "\n" not in str(raised.value)
 
