@@ -22,6 +22,7 @@ import msgspec
 from shipway.errors import NoSpace, NotFound, Unavailable
 from shipway.local.database import Database
 from shipway.oci import Descriptor, check_digest, check_match, check_size
+from shipway.trees.removal import remove_tree
 
 
 class Blobs:
@@ -68,8 +69,10 @@ class Blobs:
         `packed` says that it was made here, of a snapshot.
         """
         check_size(ingest.size(), descriptor.size, descriptor.digest)
-        ingest.move_to(self.path(descriptor.digest))
+        ingest.flush()
         with self._database.write() as db:
+            # Inside the transaction: nobody can remove the blob between the two steps.
+            ingest.move_to(self.path(descriptor.digest))
             db.execute(
                 "INSERT INTO blobs (digest, size, media_type, diff_id, annotations, packed, created)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -116,6 +119,22 @@ class Blobs:
             # Inside the transaction: nobody can bring the blob back between the two steps.
             self.path(digest).unlink(missing_ok=True)
 
+    def orphans(self) -> list[str]:
+        """Return the names of files that are no blob of this store."""
+        on_disk = os.listdir(self._directory)
+        known = {row[0].removeprefix("sha256:") for row in self._database.read("SELECT digest FROM blobs")}
+        return sorted(name for name in on_disk if name not in known)
+
+    def remove_orphan(self, name: str) -> None:
+        """Remove a file that is no blob of this store, unless it has become one."""
+        with self._database.write() as db:
+            if db.execute("SELECT 1 FROM blobs WHERE digest = ?", (f"sha256:{name}",)).fetchone() is None:
+                fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    remove_tree(fd, name)
+                finally:
+                    os.close(fd)
+
 
 class Ingest:
     """A blob being written, hashed on the way; gone when its block is left without `Blobs.keep`."""
@@ -148,12 +167,16 @@ class Ingest:
         """Raise `DigestMismatch` unless what went through `write` hashes to `digest`."""
         check_match(self.digest, digest, digest)
 
+    def flush(self) -> None:
+        """Write all of it to the disk itself."""
+        with disk_errors(self._path):
+            os.fdatasync(self.file.fileno())
+
     def move_to(self, target: Path) -> None:
-        """Flush, and appear as `target`."""
+        """Appear as `target`, flushed before."""
         if self._path is None:
             raise ValueError("already kept")
         with disk_errors(self._path):
-            os.fdatasync(self.file.fileno())
             os.rename(self._path, target)
         self._path = None
 

@@ -41,7 +41,8 @@ class Leases:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, so that two who ask at the same time about somebody dead do not take each other for them.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
@@ -60,6 +61,28 @@ class Leases:
     def bury(self, instance: str) -> None:
         """Remove a dead instance's lock file."""
         (self.directory / instance).unlink(missing_ok=True)
+
+    def stale_locks(self, *, remove: bool = True) -> list[str]:
+        """Return the names of store-wide locks that died with their holders; their files are removed if told to."""
+        stale = []
+        for name in sorted(os.listdir(self.directory)):
+            if not name.startswith("l-"):
+                continue
+            try:
+                fd = os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(self.directory / name)):
+                    stale.append(name)
+                    if remove:  # whoever waits for it sees that, and makes another
+                        (self.directory / name).unlink()
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            finally:
+                os.close(fd)
+        return stale
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:

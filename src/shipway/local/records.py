@@ -186,8 +186,8 @@ class Records:
     def finalized(self, immutable_id: str) -> None:
         """Drop the mutable twin: the driver has committed the snapshot."""
         with self._database.write() as db:
-            record = self.get(immutable_id)
-            if record.twin is not None:
+            record = self.find(immutable_id)
+            if record is not None and record.twin is not None:
                 db.execute("UPDATE cache_mounts SET record = ? WHERE record = ?", (immutable_id, record.twin))
                 delete(db, record.twin)
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (immutable_id,))

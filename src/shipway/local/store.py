@@ -74,12 +74,17 @@ class Store:
         if self.closed:
             return
         self.closed = True
-        if hasattr(self, "driver"):
-            self.drop_snapshots(self.records.let_go(self.leases.instance))
-            self.driver.close()
-        if hasattr(self, "leases"):
-            self.leases.close()
-        self.database.close()
+        with ExitStack() as stack:  # each step is done even if one before it fails
+            stack.callback(self.database.close)
+            if hasattr(self, "leases"):
+                stack.callback(self.leases.close)
+            if hasattr(self, "driver"):
+                stack.callback(self._let_go)
+                # First, so that nothing of ours is mounted any more when others may take it.
+                self.driver.close()
+
+    def _let_go(self) -> None:
+        self.drop_snapshots(self.records.let_go(self.leases.instance))
 
     # Opening
 
@@ -134,11 +139,20 @@ class Store:
                     remove_tree(directory, name)
             finally:
                 os.close(directory)
-            on_disk = list(self.driver.keys())
-            known = self.records.known_snapshots()
-            for key in on_disk:
-                if key not in known:
-                    self.driver.remove(key)
+            self.leases.stale_locks()
+            self.remove_orphans()
+
+    def orphan_snapshots(self) -> list[str]:
+        """Return the keys of snapshots that belong to no record and are not being made."""
+        on_disk = list(self.driver.keys())  # first: what is made is in the database before it is on disk
+        known = self.records.known_snapshots()
+        return [key for key in on_disk if key not in known]
+
+    def remove_orphans(self) -> None:
+        """Remove snapshots and blobs that no row speaks of; a crash between a row and its files leaves such."""
+        self.drop_snapshots(self.orphan_snapshots())
+        for name in self.blobs.orphans():
+            self.blobs.remove_orphan(name)
 
     # Across rooms
 
@@ -233,6 +247,14 @@ class Store:
         with self.giving_up(key):
             self.driver.prepare([*below, key])
             return self.records.add(new, mutable=True, snapshot=key, parents=[parent.id] if parent else [])
+
+    def hold_mutable(self, record_id: str) -> Record:
+        """Do what `Records.hold_mutable` does; a finalization that died half-way is completed first."""
+        record = self.records.get(record_id)
+        if record.mutable and record.twin is not None and record.snapshot is not None:
+            if self._is_committed(record.snapshot):
+                self.records.finalized(record.twin)
+        return self.records.hold_mutable(record_id)
 
     def finalize(self, record: Record) -> Record:
         """Make the driver commit an immutable record's snapshot, and return the record as it is then."""

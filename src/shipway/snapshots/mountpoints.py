@@ -33,7 +33,14 @@ class Mountpoints:
         self._owner = -1
         self._lock_fd = -1
         self._count = itertools.count()
-        self._reclaim()
+        os.register_at_fork(after_in_child=self._forget)
+        self.reclaim()
+
+    def _forget(self) -> None:
+        # A forked child shares the open lock: it must not keep the parent's directory locked.
+        if self._own is not None and self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._own, self._lock_fd = None, -1
 
     def new(self) -> Path:
         """Return a new empty directory to mount on."""
@@ -76,20 +83,32 @@ class Mountpoints:
             if self._own is not None and self._owner == os.getpid():
                 self._clear(self._own)
                 os.close(self._lock_fd)
-                self._own = None
+                self._own, self._lock_fd = None, -1
 
     def _home(self) -> Path:
         with self._guard:
             if self._own is None or self._owner != os.getpid():
-                own = self._base / secrets.token_hex(6)
-                own.mkdir(mode=0o700)
-                self._lock_fd = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-                self._own, self._owner = own, os.getpid()
+                self._own, self._lock_fd = self._make_home()
+                self._owner = os.getpid()
             return self._own
 
-    def _reclaim(self) -> None:
-        for home in self._base.iterdir():
+    def _make_home(self) -> tuple[Path, int]:
+        """Return a new directory and its lock, which is taken."""
+        while True:
+            own = self._base / secrets.token_hex(6)
+            own.mkdir(mode=0o700)
+            try:
+                fd = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # somebody took it for one that was left behind
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return own, fd
+            os.close(fd)  # same, a moment later
+
+    def reclaim(self) -> None:
+        """Take away what processes that died since left mounted."""
+        for home in [self._base / name for name in _names(self._base)]:
             try:
                 fd = os.open(home / _LOCK, os.O_RDWR | os.O_CLOEXEC)
             except OSError:  # just being made, or removed, by somebody else
@@ -106,7 +125,7 @@ class Mountpoints:
 
     @staticmethod
     def _clear(home: Path) -> None:
-        for path in home.iterdir():
+        for path in [home / name for name in _names(home)]:
             if path.name == _LOCK:
                 continue
             if path.name.startswith(_COPY):
@@ -120,6 +139,13 @@ class Mountpoints:
         with suppress(OSError):
             (home / _LOCK).unlink()
             home.rmdir()
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:  # somebody else was faster
+        return []
 
 
 def _remove(path: Path) -> None:

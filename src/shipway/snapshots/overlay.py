@@ -152,7 +152,7 @@ class OverlayDriver:
         """Return the mounts that show the chain's tree; see `SnapshotDriver.mounts`."""
         settled = settled or self.is_committed(chain[-1])
         if not settled:
-            self._reset_work(chain)
+            self._take_over(chain)
         return self._mounts(chain, readonly=readonly, settled=settled, volatile=False)
 
     def _mounts(self, chain: Chain, *, readonly: bool, settled: bool, volatile: bool) -> list[Mount]:
@@ -220,9 +220,7 @@ class OverlayDriver:
         with self._guard:
             shared = self._shared.get(chain[-1])
             if shared is None:
-                # Its last holder may have died with it mounted: two overlays must never share a writable layer.
-                self._mountpoints.reclaim()
-                self._reset_work(chain)
+                self._take_over(chain)
                 shared = _Shared(self._mount(self._mounts(chain, readonly=False, settled=False, volatile=True)))
                 self._shared[chain[-1]] = shared
             shared.users += 1
@@ -247,6 +245,14 @@ class OverlayDriver:
             point.rmdir()
             raise
         return point
+
+    def _take_over(self, chain: Chain) -> None:
+        """Make an active snapshot ready to be mounted, whose last holder may have died with it mounted.
+
+        Two overlays must never share a writable layer.
+        """
+        self._mountpoints.reclaim()
+        self._reset_work(chain)
 
     def _reset_work(self, chain: Chain) -> None:
         """Remove the mark of a volatile mount, which keeps the next one from being made."""
