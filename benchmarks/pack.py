@@ -27,7 +27,7 @@ from pathlib import Path
 from shipway.layers.compression import Compression
 from shipway.layers.pack import Packed, pack
 from shipway.layers.unpack import unpack
-from shipway.trees.diff import changes
+from shipway.trees.diff import everything
 from shipway.trees.directory import DirectoryTree
 from shipway.trees.writer import TreeWriter
 
@@ -73,7 +73,7 @@ def make_tree(root: Path, files: int = FILES, *, nanoseconds: bool = True) -> in
 def pack_tree(tree: Path, blob: Path, compression: Compression = Compression.ZSTD_CHUNKED) -> Packed:
     """Pack a directory as `shipway` does."""
     with DirectoryTree(tree) as source, blob.open("wb", buffering=0) as out:
-        return pack(source, changes(None, source), out, compression=compression)
+        return pack(source, everything(source), out, compression=compression)
 
 
 def pieces(path: Path) -> Iterator[bytes]:

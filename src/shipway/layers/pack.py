@@ -8,7 +8,7 @@ results in order. All of it happens in native code that lets the others run.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -34,7 +34,7 @@ class Packed:
 
 def pack(
     tree: LocalTree,
-    entries: Sequence[Entry],
+    entries: Iterable[Entry],
     out: BinaryIO,
     *,
     compression: Compression = Compression.ZSTD_CHUNKED,
@@ -45,13 +45,16 @@ def pack(
 ) -> Packed:
     """Write `entries`, with the contents that `tree` has, to `out` as a layer blob.
 
+    They may be found while they are packed; only of a sequence the total is known to `progress`.
+
     Equal entries and contents give an equal DiffID, and with one release of libzstd an
     equal blob, whatever `threads` is (None: one a processor). Raises `Invalid`
     for a name or number that no layer can hold, `NoSpace` when `out` is full, and `Truncated` or
     `SizeMismatch` when a file changed while it was read.
     """
     with Pipeline(out, compression, level, threads or os.cpu_count() or 1, where) as pipeline:
-        packer = _Packer(tree, pipeline, where, progress, sum(entry.size for entry in entries))
+        total = sum(entry.size for entry in entries) if isinstance(entries, Sequence) else None
+        packer = _Packer(tree, pipeline, where, progress, total)
         for entry in entries:
             packer.add(entry)
         packer.finish()
@@ -63,7 +66,7 @@ class _Packer:
     """Lays entries out in batches."""
 
     def __init__(
-        self, tree: LocalTree, pipeline: Pipeline, where: str, progress: ProgressCallback | None, total: int
+        self, tree: LocalTree, pipeline: Pipeline, where: str, progress: ProgressCallback | None, total: int | None
     ) -> None:
         self._tree = tree
         self._pipeline = pipeline

@@ -22,6 +22,7 @@ from shipway.refs import Pushed, Traffic
 from shipway.remotes.contract import BlobSource, Remote
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.sources import RemoteLayer
+from shipway.trees.diff import everything
 
 PARALLEL = 4
 
@@ -47,8 +48,8 @@ def _ensure_blob(store: Store, record: Record, progress: ProgressCallback | None
         if descriptor is not None and record.diff_id is not None:
             return descriptor, record.diff_id
         chain = store.own_chain(record)
-        entries = store.driver.changes(chain)
         with store.driver.tree(chain) as tree, store.blobs.ingest() as ingest:
+            entries = store.driver.changes(chain) if len(chain) > 1 else everything(tree)
             packed = pack(tree, entries, ingest.file, where=record.id, progress=progress)
             store.blobs.keep(ingest, packed.descriptor, packed.diff_id, packed=True)
         store.records.update(record.id, diff_id=packed.diff_id)

@@ -59,8 +59,22 @@ def changes(
     `unchanged` says of a regular file that its content is proven to be the lower tree's at the same
     path; the others, where all else is equal, are compared byte by byte.
     """
-    old = {} if lower is None else _index(lower)
-    return _Comparison(lower, upper, old, _index(upper), unchanged).result()
+    if lower is None:
+        return list(everything(upper))
+    return _Comparison(lower, upper, _index(lower), _index(upper), unchanged).result()
+
+
+def everything(tree: LocalTree) -> Iterator[Entry]:
+    """Yield what `changes(None, tree)` returns, as it is found."""
+    first: dict[int, str] = {}
+    for entry in _entries(tree):
+        inode = entry.inode
+        if not inode:
+            yield entry
+        elif first.setdefault(inode, entry.path) == entry.path:
+            yield msgspec.structs.replace(entry, inode=0)
+        else:
+            yield msgspec.structs.replace(entry, kind="hardlink", link=first[inode], size=0, inode=0)
 
 
 def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> list[Entry]:
@@ -98,9 +112,13 @@ def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> list[Entry]:
     return _Comparison(lower, upper, old, new, lambda _path: False).result()
 
 
-def _index(tree: LocalTree) -> _Index:
+def _entries(tree: LocalTree) -> Iterable[Entry]:
     listing: Callable[[], Iterable[Entry]] | None = getattr(tree, "entries", None)
-    return {entry.path: entry for entry in (listing() if listing is not None else walk(tree))}
+    return listing() if listing is not None else walk(tree)
+
+
+def _index(tree: LocalTree) -> _Index:
+    return {entry.path: entry for entry in _entries(tree)}
 
 
 class _Comparison:
