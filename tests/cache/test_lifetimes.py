@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 from support.caches import OpenCache, counts, read, snapshots_on_disk, write
@@ -21,6 +22,11 @@ def commit(cache: Cache, parent: LocalImmutableRef | None = None, **files: str) 
     with cache.new(parent, policy=RETAIN) as work:
         write(work, **files)
         return work.commit()
+
+
+def refused(cache: Cache) -> AbstractContextManager[object]:
+    """Expect that the block cannot write; where mounting is not allowed it writes to a private copy."""
+    return pytest.raises(OSError, match="Read-only") if cache.driver.can_mount else nullcontext()
 
 
 def test_an_empty_cache_uses_nothing_and_finds_nothing(cache: Cache) -> None:
@@ -297,7 +303,7 @@ def test_a_ref_is_not_released_or_committed_under_a_mount(cache: Cache) -> None:
 def test_an_immutable_always_mounts_read_only(cache: Cache) -> None:
     with commit(cache, a="1") as done:
         assert all("ro" in mount.options for mount in done.mount(readonly=False))
-        with done.mounted(readonly=False) as path, pytest.raises(OSError, match="Read-only"):
+        with done.mounted(readonly=False) as path, refused(cache):
             (path / "a").write_text("changed")
         assert read(done, "a") == "1"
 
@@ -395,8 +401,9 @@ def test_two_processes_may_mount_what_is_committed_but_not_finalized(open_cache:
     with two.get(done.id) as same, done.mounted() as here, same.mounted() as there:
         assert (here / "file").read_text() == (there / "file").read_text() == "text"
         for path in (here, there):
-            with pytest.raises(OSError, match="Read-only"):
+            with refused(one):
                 (path / "file").write_text("changed")
+    assert read(done, "file") == "text"
     done.release()
     with two.get_mutable(work.id) as again:
         write(again, file="changed")

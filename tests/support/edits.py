@@ -26,7 +26,7 @@ def layer_entries(draw: st.DrawFn) -> tuple[Entry, bytes]:
         Entry(
             path=path,
             kind=kind,
-            mode=0o777 if kind == "symlink" else draw(st.sampled_from((0o644, 0o755, 0o700))),
+            mode=0o777 if kind == "symlink" else draw(st.sampled_from((0o644, 0o755, 0o700))) | 0o700 * (kind == "dir"),
             size=len(content),
             mtime_ns=draw(st.sampled_from((1_000_000_000, 2_000_000_001))),
             link=draw(PATHS) if kind in ("symlink", "hardlink") else "",

@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return BROKEN_PIPE
     except OSError as error:
+        _give_up_stdout()
         kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else ShipwayError
         return fail(kind(error.strerror or str(error), where=str(error.filename or "")), as_json=as_json)
     return 0
