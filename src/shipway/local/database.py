@@ -78,6 +78,14 @@ CREATE TABLE sizes (
     bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Records that content checksums are made of, by layer: see local/checksums.py.
+CREATE TABLE checksums (
+    layer TEXT PRIMARY KEY,       -- a record, or the digest of a remote layer's table of contents
+    record TEXT,                  -- the record; NULL for a remote layer
+    data BLOB NOT NULL,
+    used INTEGER NOT NULL
+);
+
 -- The state of a cache mount: the record that its next holder goes on with. Private ones may have several.
 CREATE TABLE cache_mounts (
     record TEXT PRIMARY KEY,
