@@ -251,7 +251,7 @@ def test_a_scheme_that_is_unknown_is_said(header: str) -> None:
 
 
 def test_challenges_are_read() -> None:
-    assert parse_challenges('Bearer realm="https://a.example/t?x=1,2",service="s \\"q\\"" , scope="a:b:c,d e"') == [
+    assert parse_challenges('Bearer realm="https://a.example/t?x=1,2",service="s \\"q\\"" , scope="a:b:d,c e"') == [
         Challenge("bearer", "https://a.example/t?x=1,2", 's "q"', frozenset({"a:b:c,d", "e"}))
     ]
     assert parse_challenges('Negotiate, Basic realm="x", BEARER Realm=plain') == [

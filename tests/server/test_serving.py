@@ -178,10 +178,10 @@ def test_a_signal_stops_it_and_lets_requests_end(tmp_path: Path, number: signal.
             location = client.ask("POST", "/v2/a/blobs/uploads/").headers["location"]
             with client.connect() as connection:
                 head = f"PUT {location}?digest={oci.sha256(b'data')} HTTP/1.1\r\nHost: {client.host}\r\n"
-                connection.sendall(f"{head}Content-Length: 4\r\n\r\nda".encode())
-                client.ask("GET", "/v2/")  # by now the server has begun with the upload
+                connection.sendall(f"{head}Content-Length: 4\r\nExpect: 100-continue\r\n\r\n".encode())
+                assert b" 100 " in connection.recv(4096)  # it has begun
                 process.send_signal(number)
-                connection.sendall(b"ta")
+                connection.sendall(b"data")
                 assert b" 201 " in connection.recv(4096)
         rest, _ = process.communicate(timeout=20)
         assert (rest, process.returncode) == (b"stopped\n", 0)

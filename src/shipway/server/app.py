@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from shipway import oci
 from shipway.errors import Unavailable
 from shipway.server.answers import Handler, answering, refuse
 from shipway.server.backend import Backend
 from shipway.server.blobs import Blobs
+from shipway.server.gate import Gate
 from shipway.server.manifests import Manifests
 from shipway.server.uploads import Uploads
 from shipway.server.work import Work
 
-_log = logging.getLogger("shipway.server")
+_GATE = web.AppKey("gate", Gate)
 
 _GRACE = 5.0
 """Seconds that requests in progress get to end when the server stops."""
@@ -46,7 +46,9 @@ def make_app(backend: Backend) -> web.Application:
         await uploads.expire(idle=0)
         work.close()
 
-    app = web.Application(client_max_size=oci.MAX_MANIFEST, middlewares=[_guard])
+    gate = Gate()
+    app = web.Application(client_max_size=oci.MAX_MANIFEST, middlewares=[gate.let_in])
+    app[_GATE] = gate
     app.cleanup_ctx.append(housekeeping)
 
     def route(method: str, path: str, handler: Handler, unknown: str) -> None:
@@ -118,11 +120,13 @@ def serving(backend: Backend, host: str = "127.0.0.1", port: int = 0) -> Iterato
 
 
 async def _run(backend: Backend, host: str, port: int, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    runner = web.AppRunner(make_app(backend), access_log=None, shutdown_timeout=_GRACE, read_bufsize=_READ_BUFFER)
+    app = make_app(backend)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, read_bufsize=_READ_BUFFER)
     try:
         await runner.setup()
+        site = web.TCPSite(runner, host, port)
         try:
-            await web.TCPSite(runner, host, port).start()
+            await site.start()
         except OSError as error:
             raise Unavailable(
                 f"cannot listen there: {error.strerror or error}", where=f"{host}:{port}", todo="choose another port"
@@ -130,6 +134,8 @@ async def _run(backend: Backend, host: str, port: int, ready: Callable[[str], No
         bound = runner.addresses[0][1]
         ready(f"http://{f'[{host}]' if ':' in host else host}:{bound}")
         await stop.wait()
+        await site.stop()
+        await app[_GATE].close(_GRACE)
     finally:
         await runner.cleanup()
 
@@ -155,27 +161,3 @@ def _named(handler: Handler) -> Handler:
         return await handler(request)
 
     return checked
-
-
-@web.middleware
-async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Keep web pages out: a registry's clients are no browsers.
-
-    A page may send requests to this machine's loopback, and by naming it in its own DNS even read
-    the answers. The first kind carries an Origin header when it changes something, the second a foreign Host.
-    """
-    transport = request.transport
-    bound = transport.get_extra_info("sockname") if transport is not None else None
-    if bound and oci.is_loopback(str(bound[0])) and not oci.is_loopback(request.host):
-        return refuse(403, "DENIED", "this server is for its own machine")
-    if hdrs.ORIGIN in request.headers and request.method not in ("GET", "HEAD"):
-        return refuse(403, "DENIED", "not for web pages")
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        response = refuse(error.status, "UNSUPPORTED", error.reason)
-    except Exception:  # noqa: BLE001  the outermost frame of a request; it is logged
-        _log.exception("%s %s failed", request.method, request.path)
-        response = refuse(500, "UNKNOWN", "the server failed; its log says how")
-    response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
-    return response

@@ -176,11 +176,15 @@ def parse_challenges(header: str) -> list[Challenge]:
         elif found:
             found[-1][1][name.lower()] = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain or ""
     return [
-        Challenge(
-            scheme, values.get("realm", ""), values.get("service", ""), frozenset(values.get("scope", "").split())
-        )
+        Challenge(scheme, values.get("realm", ""), values.get("service", ""), _scope(values.get("scope", "")))
         for scheme, values in found
     ]
+
+
+def _scope(text: str) -> Scope:
+    """Return the parts of a scope, the actions of each in order: some registries shuffle them."""
+    parts = (part.rpartition(":") for part in text.split())
+    return frozenset(f"{name}{colon}{','.join(sorted(actions.split(',')))}" for name, colon, actions in parts)
 
 
 def _basic(credentials: Credentials) -> str:
