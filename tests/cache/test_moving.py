@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.caches import OpenCache, counts, read, snapshots_on_disk, write
+from support.registry import PASSWORD, USER, TokenRegistry
 from support.trees import Seen, describe, free_port, make_varied_tree
 
 from shipway import (
@@ -179,6 +181,40 @@ def test_pushing_a_key_puts_it_at_the_other_worker(worker: tuple[Cache, str], ca
     assert isinstance(found, LocalImmutableRef)
     with found:
         assert read(found, "file") == "sent"
+
+
+def test_a_key_travels_by_any_registry(registry: str, repository: str, open_cache: OpenCache, tmp_path: Path) -> None:
+    place = f"oci://{registry}/{repository}"
+    one, two = open_cache("one"), open_cache("two", remotes=[place])
+    tree = make_varied_tree(tmp_path / "tree")
+    with one.import_tree(tree) as base, one.new(base) as work:
+        write(work, change="on top")
+        with work.commit() as done:
+            one.put("deps", done, push_to=place)
+            expected = shown(done)
+    found = two.lookup("deps")
+    assert isinstance(found, RemoteImmutableRef)
+    with found:
+        found.extract(tmp_path / "out", "change", "bin/tool")
+        assert (tmp_path / "out/change").read_text() == "on top"
+        with found.pull() as pulled:
+            assert shown(pulled) == expected
+    assert two.lookup("nobody put this") is None
+
+
+def test_a_registry_that_wants_tokens_gets_them(
+    token_registry: TokenRegistry, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = tmp_path / "auth.json"
+    auth.write_text(json.dumps({"auths": {token_registry.host: {"username": USER, "password": PASSWORD}}}))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(auth))
+    with cache.new() as work:
+        write(work, file="secret")
+        with work.commit() as done:
+            done.push(f"oci://{token_registry.host}/private/tree:one")
+    with cache.remote(f"oci://{token_registry.host}/private/tree:one") as remote:
+        remote.extract(tmp_path / "out")
+    assert (tmp_path / "out/file").read_text() == "secret"
 
 
 def test_two_that_pull_the_same_at_once_move_it_once(
