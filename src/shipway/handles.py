@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from shipway.errors import Invalid, Locked
+from shipway.local.checksums import local_checksums
 from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Reference
@@ -18,6 +19,7 @@ from shipway.progress import ProgressCallback
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_remote
 from shipway.transfer.push import push
+from shipway.trees.checksum import Checksums
 from shipway.trees.entry import Tree
 from shipway.trees.extract import extract
 
@@ -170,6 +172,8 @@ class Handle:
 class LocalHandle(Handle):
     """A `LocalImmutableRef`."""
 
+    _checksums: Checksums | None = None
+
     def finalize(self) -> None:
         """Flush it to the driver; it cannot be reopened for change after that."""
         self._store.finalize(self._record())
@@ -199,6 +203,23 @@ class LocalHandle(Handle):
         """Copy sources into the directory `to_path`; see `shipway.refs.Extractable`."""
         with self._store.tree(self._record()) as tree:
             return extract(tree, to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
+
+    def checksum(
+        self,
+        path: str = "/",
+        *,
+        follow: bool = True,
+        wildcard: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> str:
+        """Return a digest of what is at `path`; see `shipway.refs.ImmutableRef`."""
+        record = self._record()
+        with self._lock:
+            if self._checksums is None:
+                self._checksums = local_checksums(self._store, record)
+            checksums = self._checksums
+        return checksums.checksum(path, follow=follow, wildcard=wildcard, include=include, exclude=exclude)
 
     def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
         """Copy the tree, as an OCI image, to where `reference` says."""

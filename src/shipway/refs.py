@@ -5,7 +5,7 @@ you release it the tree stays in the store until someone does. Everything else
 in this package exists to fulfil the protocols below.
 
     Ref                        id, release(), size(), metadata
-    ├── ImmutableRef           finalize()
+    ├── ImmutableRef           finalize(), checksum()
     │   ├── LocalImmutableRef  + Mountable + Extractable, parent
     │   └── RemoteImmutableRef + Extractable, pull()
     └── MutableRef             + Mountable, commit()
@@ -30,7 +30,7 @@ one store may be held by many processes at once; a process that dies lets go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -214,6 +214,31 @@ class ImmutableRef(Ref, Protocol):
         Finalizing twice does nothing.
         """
 
+    def checksum(
+        self,
+        path: str = "/",
+        *,
+        follow: bool = True,
+        wildcard: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> str:
+        """Return a digest (`sha256:…`) of what is at `path`: the basis of cache keys, equal to BuildKit's.
+
+        It is over names, contents, modes, owners, symlinks, devices and xattrs, and not over times: trees with
+        equal files have equal checksums, however and wherever they were made. `follow` says whether a
+        symlink at the end of `path` is followed, inside the tree; those on the way always are. With `wildcard`
+        the path is a pattern (`*`, `?`, `[…]`, each for one component). `include` and `exclude` are patterns as in a
+        `.dockerignore`, `**` and `!` too, relative to what `path` names. A wildcard or patterns that
+        nothing matches give the digest of no bytes.
+
+        What was computed is kept: of a local ref no file is read twice, of a child only those of its own layer;
+        of a remote ref only the files that are asked about are fetched, and once.
+
+        Raises `NotFound` for a path, or a symlink that is followed, that leads to nothing, and `Invalid` for a
+        malformed pattern or a loop of symlinks.
+        """
+
 
 @runtime_checkable
 class LocalImmutableRef(ImmutableRef, Mountable, Extractable, Protocol):
@@ -256,6 +281,20 @@ class MutableRef(Ref, Mountable, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `verify()` found to be wrong with a store."""
+
+    kind: str
+    """`database`, `row`, `lease`, `blob`, `snapshot`, `record` or `leftover`."""
+    where: str
+    """An id, a digest, a table, or a path below the store's root."""
+    what: str
+    """What is wrong, in a line for people."""
+    repaired: str = ""
+    """How it was repaired; empty if it was not."""
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRecord:
     """One record as `disk_usage()` reports it. Sizes in bytes, times in UTC."""
 
@@ -270,3 +309,23 @@ class UsageRecord:
     description: str
     record_type: RecordType
     shared: bool
+
+
+class Verdict(StrEnum):
+    """What a prune does with a record."""
+
+    REMOVE = "remove"
+    """It goes, with all it has on disk."""
+    DROP_BLOBS = "drop-blobs"
+    """Its packed layer goes, which can be made again of the files; the ref stays."""
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class PruneDecision(UsageRecord):
+    """A record, what a prune did with it or would do, and why."""
+
+    verdict: Verdict
+    reason: str
+    freed: int
+    """Bytes; a blob that another record shares is freed with the last of them."""

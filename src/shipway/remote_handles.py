@@ -11,15 +11,18 @@ from typing import Self
 
 from shipway.errors import Invalid
 from shipway.handles import LocalHandle
+from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
 from shipway.oci import Reference
 from shipway.progress import ProgressCallback
 from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_remote
+from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.pull import pull
 from shipway.transfer.push import push_layers
 from shipway.transfer.remote_tree import RemoteTree
 from shipway.transfer.sources import JoinedBlobs, RemoteLayer
+from shipway.trees.checksum import Checksums
 from shipway.trees.entry import Tree
 
 
@@ -70,6 +73,7 @@ class RemoteHandle:
         self._blobs = JoinedBlobs(layers)
         self._descriptors = tuple(layer.descriptor for layer in layers)
         self._tree: RemoteTree | None = None
+        self._checksums: Checksums | None = None
         self._released = False
 
     @property
@@ -130,6 +134,21 @@ class RemoteHandle:
     ) -> Extracted:
         """Copy sources into `to_path`, fetching no more than is needed; see `shipway.refs.Extractable`."""
         return self._remote_tree().extract(to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
+
+    def checksum(
+        self,
+        path: str = "/",
+        *,
+        follow: bool = True,
+        wildcard: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> str:
+        """Return a digest of what is at `path`, reading only files it is over; see `shipway.refs.ImmutableRef`."""
+        tree = self._remote_tree()
+        if self._checksums is None:
+            self._checksums = remote_checksums(tree, RemoteDigests(self._store.database))
+        return self._checksums.checksum(path, follow=follow, wildcard=wildcard, include=include, exclude=exclude)
 
     def pull(self, *, progress: ProgressCallback | None = None) -> LocalHandle:
         """Copy the whole tree into the store and return it as a local ref."""

@@ -47,6 +47,11 @@ class ChunkedLayer:
         self._where = f"{remote.name}@{descriptor.digest}"
         self._entries: Sequence[Entry] | None = None
 
+    @property
+    def table(self) -> str:
+        """The digest of its table of contents, which settles its entries and their contents."""
+        return self._location.digest
+
     def entries(self) -> Sequence[Entry]:
         """Return the layer's entries; its table of contents is fetched on the first call, and checked.
 

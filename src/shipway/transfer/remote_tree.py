@@ -65,6 +65,15 @@ class RemoteTree:
         """
         return self._whole().read(entries)
 
+    def origin_of(self, entry: Entry) -> tuple[int, str]:
+        """Return which layer, from 0 for the base, holds the content of a file of this tree, and under what path."""
+        return self._whole().origin_of(entry)
+
+    @property
+    def tables(self) -> list[str]:
+        """The digests of the layers' tables of contents, base first; empty for a layer without one."""
+        return [layer.table if isinstance(layer, ChunkedLayer) else "" for layer in self._layers]
+
     def extract(
         self,
         to_path: str | Path,
@@ -136,6 +145,7 @@ class _View:
         self._merged = MergedTree(entries)
         self.get = self._merged.get
         self.names = self._merged.names
+        self.origin_of = self._merged.origin_of
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
         fetched: list[Entry] = []
