@@ -26,6 +26,7 @@ ROOMS = [
     {"oci"},
     {"refs"},
     {"progress"},
+    {"quantities"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -30,18 +30,21 @@ if TYPE_CHECKING:
         CachePolicy,
         Extractable,
         Extracted,
+        Finding,
         ImmutableRef,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
+        PruneDecision,
         Pushed,
         RecordType,
         Ref,
         RemoteImmutableRef,
         Traffic,
         UsageRecord,
+        Verdict,
     )
 
 __version__ = "0.1.0"
@@ -53,6 +56,7 @@ __all__ = [
     "DigestMismatch",
     "Extractable",
     "Extracted",
+    "Finding",
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
@@ -66,6 +70,7 @@ __all__ = [
     "NotFound",
     "Progress",
     "ProgressCallback",
+    "PruneDecision",
     "Pushed",
     "RecordType",
     "Ref",
@@ -80,6 +85,7 @@ __all__ = [
     "UnknownMediaType",
     "UnsafeEntry",
     "UsageRecord",
+    "Verdict",
     "__version__",
 ]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,16 +14,20 @@ from typing import Self
 from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
-from shipway.local import usage
+from shipway.local import pruning, usage
 from shipway.local.combining import diff, merge
+from shipway.local.keeping import PruneOptions
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
+from shipway.local.verify import verify
 from shipway.oci import Reference, key_tag
 from shipway.progress import ProgressCallback
 from shipway.refs import (
     CachePolicy,
+    Finding,
     LocalImmutableRef,
     MutableRef,
+    PruneDecision,
     Pushed,
     RecordType,
     RemoteImmutableRef,
@@ -59,13 +63,21 @@ class Cache:
         self._remotes = tuple(remotes)
 
     @classmethod
-    def open(cls, root: str | Path | None = None, *, driver: str = "auto", remotes: Iterable[str] = ()) -> Self:
+    def open(
+        cls,
+        root: str | Path | None = None,
+        *,
+        driver: str = "auto",
+        remotes: Iterable[str] = (),
+        repair: bool = True,
+    ) -> Self:
         """Open the store at `root`, making it if there is none.
 
         Args:
             root: the directory; by default `$SHIPWAY_ROOT`, or `shipway` in the user's data directory.
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
+            repair: False leaves what processes that died left behind as it is, for `verify` to find.
 
         Raises:
             Invalid: a reference or driver that makes no sense.
@@ -73,7 +85,7 @@ class Cache:
             Corrupt: what is there is not a store, or of a newer format.
         """
         references = [Reference.parse(remote) for remote in remotes]
-        return cls(Store(Path(root) if root is not None else default_root(), driver), references)
+        return cls(Store(Path(root) if root is not None else default_root(), driver, repair=repair), references)
 
     @property
     def root(self) -> Path:
@@ -297,17 +309,68 @@ class Cache:
 
     # Room on the disk
 
-    def disk_usage(self) -> Iterator[UsageRecord]:
-        """Return a record for each tree in the store, oldest first."""
-        return iter(usage.disk_usage(self._store))
+    def disk_usage(self, filters: Iterable[str] = ()) -> Iterator[UsageRecord]:
+        """Return a record for each tree in the store, oldest first; with `filters` those that one of them means.
 
-    def prune(self, *, ids: Iterable[str] | None = None) -> Iterator[UsageRecord]:
-        """Remove what nobody holds: everything, or the refs in `ids`; return what was removed.
-
-        It is done when the call returns, whether or not the result is read. With `ids`,
-        `NotFound` or `Locked` if one cannot be removed; then none is.
+        A filter is as BuildKit has them: `type==regular,description~=PATTERN`, `inuse`; see the how-to page. `Invalid`
+        for one that is none. A blob that several records share is counted with the first of them.
         """
-        return iter(usage.prune(self._store, ids))
+        return iter(usage.disk_usage(self._store, filters))
+
+    def overhead(self) -> int:
+        """Return the bytes under the root that belong to no tree: database, directories, what is unfinished.
+
+        With the sizes of all records it is what `du` says of the root, to a few blocks.
+        """
+        return usage.overhead(self._store)
+
+    def prune(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        all: bool = True,  # noqa: A002  BuildKit's name of the option
+        filters: Iterable[str] = (),
+        keep_duration: float | timedelta | None = None,
+        reserved_space: int | None = None,
+        max_used_space: int | None = None,
+        min_free_space: int | None = None,
+        dry_run: bool = False,
+    ) -> Iterator[PruneDecision]:
+        """Remove what nobody holds: everything, or what the options say; return what was removed, and why.
+
+        It is done when the call returns, whether or not the result is read. Children go before
+        parents, else the least recently used first, those that were used often later.
+
+        Args:
+            ids: only these; `NotFound` or `Locked` if one cannot be removed; then none is.
+            all: without it records of the types `internal` and `frontend` stay.
+            filters: only what one of them means; see `disk_usage`.
+            keep_duration: what was used in the last so many seconds stays.
+            reserved_space: stop when the store has shrunk to so many bytes.
+            max_used_space: bytes that the store is brought down to.
+            min_free_space: bytes that the disk is to have free, as far as the store can give them.
+            dry_run: remove nothing; return a decision for every record, also for those that would stay.
+        """
+        if isinstance(keep_duration, timedelta):
+            keep_duration = keep_duration.total_seconds()
+        options = PruneOptions(
+            filters=tuple(filters),
+            everything=all,
+            keep_duration=keep_duration,
+            reserved_space=reserved_space,
+            max_used_space=max_used_space,
+            min_free_space=min_free_space,
+        )
+        return iter(pruning.prune(self._store, options, ids, dry_run=dry_run))
+
+    def verify(self, *, repair: bool = False, progress: ProgressCallback | None = None) -> list[Finding]:
+        """Read every byte of the store against its digest and every row against what is there; return what is wrong.
+
+        With `repair` what can be repaired is, and each finding says how: damaged blobs are forgotten, snapshots
+        made again of their blobs, or else their refs dropped with all that stands on them, leftovers removed.
+        It may run while others use the store; nothing is taken away that is in use.
+        """
+        return verify(self._store, repair=repair, progress=progress)
 
     # Mounts that outlive the process
 

@@ -20,6 +20,9 @@ from shipway.server.app import serving
 from shipway.server.store_backend import StoreBackend
 
 KIB = 1024
+SECOND = 10**9
+MIB = 1024 * KIB
+"""Files are large where a limit is to be met: the database's log takes some hundred KiB, and changes."""
 
 
 def ref(cache: Cache, parent: LocalImmutableRef | None = None, *, size: int = 0, description: str = "") -> str:
@@ -174,7 +177,7 @@ def test_filters_say_what_may_go(cache: Cache) -> None:
 
 def test_what_was_used_lately_is_kept(cache: Cache) -> None:
     old, new = ref(cache, description="old"), ref(cache, description="new")
-    set_row(cache, old, last_used=1)
+    set_row(cache, old, last_used=SECOND)
     assert [one.id for one in cache.prune(keep_duration=3600)] == [old]
     assert [one.id for one in cache.prune(keep_duration=0)] == [new]
 
@@ -191,10 +194,10 @@ def set_row(cache: Cache, record_id: str, **columns: int) -> None:
 
 
 def test_the_least_recently_used_goes_first_until_the_store_is_small_enough(cache: Cache) -> None:
-    ids = [ref(cache, size=200 * KIB, description=str(number)) for number in range(4)]
+    ids = [ref(cache, size=2 * MIB, description=str(number)) for number in range(4)]
     for place, number in enumerate((2, 0, 3, 1)):
-        set_row(cache, ids[number], last_used=place + 1)
-    limit = accounted(cache) - 300 * KIB
+        set_row(cache, ids[number], last_used=(place + 1) * SECOND)
+    limit = accounted(cache) - 3 * MIB
     removed = list(cache.prune(max_used_space=limit))
     assert [one.id for one in removed] == [ids[2], ids[0]]
     assert accounted(cache) <= limit
@@ -202,11 +205,11 @@ def test_the_least_recently_used_goes_first_until_the_store_is_small_enough(cach
 
 
 def test_usage_counts_weigh_in(cache: Cache) -> None:
-    often, once, newest = (ref(cache, size=100 * KIB, description=name) for name in ("often", "once", "newest"))
-    set_row(cache, often, last_used=1, usage_count=50)
-    set_row(cache, once, last_used=2, usage_count=1)
-    set_row(cache, newest, last_used=3, usage_count=1)
-    [removed] = cache.prune(max_used_space=accounted(cache) - KIB)
+    often, once, newest = (ref(cache, size=MIB, description=name) for name in ("often", "once", "newest"))
+    set_row(cache, often, last_used=SECOND, usage_count=50)
+    set_row(cache, once, last_used=2 * SECOND, usage_count=1)
+    set_row(cache, newest, last_used=3 * SECOND, usage_count=1)
+    [removed] = cache.prune(max_used_space=accounted(cache) - MIB // 2)
     assert removed.id == once
 
 
@@ -214,14 +217,14 @@ def test_children_go_before_parents_even_if_used_later(cache: Cache) -> None:
     base = ref(cache, size=KIB)
     with cache.get(base) as parent:
         child = ref(cache, parent, size=KIB)
-    set_row(cache, base, last_used=1)
+    set_row(cache, base, last_used=SECOND)
     assert [one.id for one in cache.prune()] == [child, base]
 
 
 def test_the_store_never_shrinks_below_what_is_reserved(cache: Cache) -> None:
-    ids = [ref(cache, size=100 * KIB, description=str(number)) for number in range(3)]
+    ids = [ref(cache, size=2 * MIB, description=str(number)) for number in range(3)]
     total = accounted(cache)
-    removed = list(cache.prune(max_used_space=0, reserved_space=total - 150 * KIB))
+    removed = list(cache.prune(max_used_space=0, reserved_space=total - 3 * MIB))
     assert [one.id for one in removed] == ids[:2]
     assert list(cache.prune(min_free_space=0)) == []
     assert [one.id for one in cache.prune(min_free_space=1 << 60)] == ids[2:]
@@ -231,9 +234,9 @@ def test_a_dry_run_gives_a_reason_for_each_record_and_removes_nothing(cache: Cac
     base = cache.get(ref(cache, description="base"))
     held = cache.get(ref(cache, base, description="held"))
     base.release()
-    old = ref(cache, description="old")
+    old = ref(cache, size=KIB, description="old")
     other = ref(cache, description="other")
-    set_row(cache, old, last_used=1)
+    set_row(cache, old, last_used=SECOND)
     decisions = {one.id: one for one in cache.prune(dry_run=True, keep_duration=60)}
     assert set(decisions) == {base.id, held.id, old, other}
     assert (decisions[old].verdict, decisions[old].reason) == (Verdict.REMOVE, "nobody holds it")
@@ -269,46 +272,46 @@ def blob_files(cache: Cache) -> int:
 
 
 def test_blobs_go_before_trees_when_they_can_be_made_again(cache: Cache, pushed: Push) -> None:
-    ids = [ref(cache, size=300 * KIB, description=str(number)) for number in range(2)]
+    ids = [ref(cache, size=3 * MIB, description=str(number)) for number in range(2)]
     before = accounted(cache)
     digests = [pushed(cache, one) for one in ids]
     files = blob_files(cache)
-    assert accounted(cache) >= before + 600 * KIB
-    removed = list(cache.prune(max_used_space=before + 100 * KIB))
+    assert accounted(cache) >= before + 6 * MIB
+    removed = list(cache.prune(max_used_space=before + MIB))
     assert [(one.id, one.verdict) for one in removed] == [(one, Verdict.DROP_BLOBS) for one in ids]
-    assert all(one.freed >= 300 * KIB for one in removed)
+    assert all(one.freed >= 3 * MIB for one in removed)
     assert (counts(cache), blob_files(cache)) == ((0, 2), files - 2)
-    assert accounted(cache) <= before + 100 * KIB
+    assert accounted(cache) <= before + MIB
     assert [pushed(cache, one) for one in ids] == digests
 
 
 def test_a_key_of_a_ref_whose_blob_went_is_served_as_before(cache: Cache, pushed: Push, open_cache: OpenCache) -> None:
-    one = ref(cache, size=300 * KIB)
+    one = ref(cache, size=3 * MIB)
     with cache.get(one) as held:
         cache.put("key", held)
     pushed(cache, one)
-    assert [done.verdict for done in cache.prune(max_used_space=accounted(cache) - KIB)] == [Verdict.DROP_BLOBS]
+    assert [done.verdict for done in cache.prune(max_used_space=accounted(cache) - MIB // 2)] == [Verdict.DROP_BLOBS]
     with serving(StoreBackend(cache)) as url:
         third = open_cache("third", remotes=[f"oci://{url.partition('://')[2]}"])
         with third.lookup("key") as found, found.pull() as local:  # type: ignore[union-attr]  it is there, and remote
-            assert local.size() >= 300 * KIB
+            assert local.size() >= 3 * MIB
 
 
-def test_blobs_from_elsewhere_go_after_those_made_here(cache: Cache, pushed: Push, open_cache: OpenCache) -> None:
-    foreign, own = ref(cache, size=300 * KIB, description="foreign"), ref(cache, size=300 * KIB, description="own")
+def test_blobs_from_elsewhere_go_after_those_made_here(cache: Cache, pushed: Push) -> None:
+    foreign, own = ref(cache, size=3 * MIB, description="foreign"), ref(cache, size=3 * MIB, description="own")
     pushed(cache, foreign)
     pushed(cache, own)
     with cache.store.database.write() as db:
         db.execute("UPDATE blobs SET packed = 0 WHERE diff_id = (SELECT diff_id FROM records WHERE id = ?)", (foreign,))
-    set_row(cache, foreign, last_used=1)
+    set_row(cache, foreign, last_used=SECOND)
     for expected in (own, foreign):
-        [done] = cache.prune(max_used_space=accounted(cache) - KIB)
+        [done] = cache.prune(max_used_space=accounted(cache) - MIB // 2)
         assert (done.id, done.verdict) == (expected, Verdict.DROP_BLOBS)
-    assert [done.verdict for done in cache.prune(max_used_space=accounted(cache) - KIB)] == [Verdict.REMOVE]
+    assert [done.verdict for done in cache.prune(max_used_space=accounted(cache) - MIB // 2)] == [Verdict.REMOVE]
 
 
 def test_a_blob_of_a_layer_in_use_stays(cache: Cache, pushed: Push) -> None:
-    one = ref(cache, size=300 * KIB)
+    one = ref(cache, size=3 * MIB)
     pushed(cache, one)
     files = blob_files(cache)
     with cache.get(one):

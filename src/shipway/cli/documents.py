@@ -7,7 +7,7 @@ from typing import Any
 
 from shipway.cli.text import iso
 from shipway.errors import ShipwayError
-from shipway.refs import UsageRecord
+from shipway.refs import PruneDecision, UsageRecord
 from shipway.trees.entry import Entry
 
 Document = dict[str, Any]
@@ -21,6 +21,11 @@ def usage(record: UsageRecord) -> Document:
         "last_used": iso(record.last_used),
         "record_type": record.record_type.value,
     }
+
+
+def decision(one: PruneDecision) -> Document:
+    """Return what `prune` does with a record, as it prints it."""
+    return usage(one) | {"verdict": one.verdict.value}
 
 
 def entry(item: Entry) -> Document:

@@ -81,7 +81,7 @@ def show(ref: str, /, *, session: InSession) -> None:
             document = _remote(cache, found.id) if remote else _local(cache, found.id)
         else:
             document = _local(cache, cache.find(ref))
-    session.show(document, text.fields((name, _for_people(name, value)) for name, value in document.items()))
+    session.show(document, text.described(document))
 
 
 def _local(cache: Cache, ref_id: str) -> documents.Document:
@@ -105,15 +105,3 @@ def _remote(cache: Cache, reference: str) -> documents.Document:
             "created": text.iso(meta.created),
             "labels": dict(meta.labels),
         }
-
-
-def _for_people(name: str, value: object) -> str:
-    if name == "size" and isinstance(value, int):
-        return f"{text.size(value)} ({plain})" if (plain := f"{value} bytes") != text.size(value) else plain
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={item}" for key, item in sorted(value.items())) or "-"
-    return "-" if value in (None, "") else str(value)

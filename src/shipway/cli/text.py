@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from shipway.trees.entry import Entry, Kind
@@ -87,6 +87,23 @@ def fields(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     known = list(pairs)
     width = max(len(name) for name, _ in known)
     return (f"{name:<{width}}  {visible(value)}".rstrip() for name, value in known)
+
+
+def described(document: Mapping[str, object]) -> Iterator[str]:
+    """Return a line for each value of a document, for people."""
+    return fields((name, _described(name, value)) for name, value in document.items())
+
+
+def _described(name: str, value: object) -> str:
+    if name == "size" and isinstance(value, int):
+        return f"{size(value)} ({plain})" if (plain := f"{value} bytes") != size(value) else plain
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in sorted(value.items())) or "-"
+    return "-" if value in (None, "") else str(value)
 
 
 def long_line(entry: Entry) -> str:

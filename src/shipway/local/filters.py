@@ -6,8 +6,8 @@ A filter is terms joined by commas, all of which must hold; of several filters o
     FIELD==VALUE     it is just that             FIELD!=VALUE     it is not
     FIELD~=PATTERN   the pattern is found in it  FIELD!~=PATTERN  it is not found
 
-with the fields `id`, `type`, `description` and `parents` (ids joined by `;`). A value with a comma in it is put in double
-quotes. Patterns are regular expressions, as Python has them.
+with the fields `id`, `type`, `description` and `parents` (ids joined by `;`). A value with a comma in it
+is put in double quotes. Patterns are regular expressions, as Python has them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _term(text: str, name: str, operator: str | None, value: str | None) -> Matc
     if operator is None:
         return lambda record: bool(field(record))
     assert value is not None
-    wanted = re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') and "~" not in operator else value.strip('"')
+    wanted = value[1:-1].replace('\\"', '"') if value.startswith('"') else value
     if operator in ("==", "!="):
         return lambda record: (field(record) == wanted) is (operator == "==")
     try:

@@ -8,7 +8,7 @@ a record, a manifest, or both: a record's manifest is made when it is first aske
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -153,6 +153,33 @@ class Tags:
             db.execute("DELETE FROM tags WHERE manifest = ?", (digest,))
             db.execute("DELETE FROM manifest_blobs WHERE manifest = ?", (digest,))
             return db.execute("DELETE FROM manifests WHERE digest = ?", (digest,)).rowcount > 0
+
+    def let_go_of_blob(self, digest: str, in_use: Collection[str]) -> bool:
+        """Forget the manifests that refer to a layer's blob, so that it can go; return whether it may.
+
+        Tags that named them name their record instead, whose manifest is made when it is next asked for. It may not
+        go if a record in `in_use` has the layer, nor if a manifest refers to it that is no record's or
+        stands in an index: those cannot be made again.
+        """
+        with self._database.write() as db:
+            holders = db.execute(
+                "SELECT records.id FROM records JOIN blobs USING (diff_id) WHERE blobs.digest = ?", (digest,)
+            )
+            if any(record in in_use for (record,) in holders):
+                return False
+            manifests = db.execute(
+                "SELECT manifests.digest, record FROM manifests JOIN manifest_blobs ON manifest = manifests.digest"
+                " WHERE manifest_blobs.digest = ?",
+                (digest,),
+            ).fetchall()
+            for manifest, record in manifests:
+                listed = db.execute("SELECT 1 FROM manifest_blobs WHERE digest = ?", (manifest,)).fetchone()
+                if record is None or listed is not None:
+                    return False
+            for manifest, record in manifests:
+                db.execute("UPDATE tags SET record = ?, manifest = NULL WHERE manifest = ?", (record, manifest))
+                self.delete_manifest(manifest)
+        return True
 
     def collect(self, grace_seconds: float) -> list[str]:
         """Forget manifests that nothing names, and return the digests of blobs that nothing refers to.

@@ -1,38 +1,131 @@
-"""Disk usage and prune: what is kept, what it takes, and what can go."""
+"""Disk usage: what each tree of a store takes, and what the store takes beside them."""
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
-from collections.abc import Iterable
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
-from shipway.errors import Locked, NotFound
+from shipway.local.filters import parse_filters
 from shipway.local.rows import Record
+from shipway.local.sizes import snapshots
 from shipway.local.store import Store
 from shipway.refs import UsageRecord
 
-GRACE_SECONDS = 3600.0
-"""How long a blob may wait for the manifest that will refer to it."""
+_BLOCK = 512
 
 
-def disk_usage(store: Store) -> list[UsageRecord]:
-    """Return one row for each tree in the store, oldest first.
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A layer's blob, and the bytes it takes on disk; `packed` was made here and can be made again."""
+
+    digest: str
+    size: int
+    packed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """A store's books at one moment.
+
+    `rows` has a row for each tree, oldest first. A blob that several records share is counted with the first of them.
+    """
+
+    rows: list[UsageRecord]
+    snapshot_sizes: Mapping[str, int]
+    """Bytes of a record's snapshots, by id."""
+    diff_ids: Mapping[str, str]
+    """By id, of visible records whose layer is known."""
+    blobs: Mapping[str, list[Blob]]
+    """By DiffID."""
+
+
+def disk_usage(store: Store, filters: Iterable[str] = ()) -> list[UsageRecord]:
+    """Return one row for each tree in the store, oldest first; with `filters` those that one of them means.
 
     Of a tree that is committed but not finalized, which has two records, it is the one
     that is held; the mutable one if neither is.
     """
+    matches = parse_filters(filters)
+    return [row for row in accounts(store).rows if matches(row)]
+
+
+def accounts(store: Store) -> Accounts:
+    """Return the store's books. Snapshots that did not change since the last time are not looked into."""
     store.reclaim()
     in_use = store.records.in_use()
     records = store.records.all()
-    sharing = Counter(record.diff_id for record in records if record.diff_id and not record.mutable)
-    return [
-        _usage(
-            store, record, in_use=record.id in in_use, shared=record.diff_id is not None and sharing[record.diff_id] > 1
-        )
-        for record in records
-        if _is_visible(record, in_use)
-    ]
+    sizes = store.sizes.of_all(records)
+    blobs = layer_blobs(store)
+    visible = [record for record in records if _is_visible(record, in_use)]
+    own = {record.id: sum(sizes.get(one.key, 0) for one in snapshots(record)) for record in visible}
+    sharing = Counter(record.diff_id for record in visible if record.diff_id)
+    counted: set[str] = set()
+    rows = []
+    for record in visible:
+        size = own[record.id]
+        if record.diff_id is not None and record.diff_id not in counted:
+            counted.add(record.diff_id)
+            size += sum(blob.size for blob in blobs.get(record.diff_id, ()))
+        shared = record.diff_id is not None and sharing[record.diff_id] > 1
+        rows.append(_usage(record, size=size, in_use=record.id in in_use, shared=shared))
+    diff_ids = {record.id: record.diff_id for record in visible if record.diff_id is not None}
+    return Accounts(rows, own, diff_ids, blobs)
+
+
+def layer_blobs(store: Store) -> dict[str, list[Blob]]:
+    """Return the blobs that hold layers, by DiffID."""
+    block = os.statvfs(store.root).f_frsize
+    found: dict[str, list[Blob]] = defaultdict(list)
+    query = "SELECT diff_id, digest, size, packed FROM blobs WHERE diff_id IS NOT NULL"
+    for diff_id, digest, size, packed in store.database.read(query):
+        found[diff_id].append(Blob(digest, _rounded(size, block), bool(packed)))
+    return found
+
+
+def overhead(store: Store) -> int:
+    """Return the bytes under the root that belong to no tree.
+
+    That is the database, directories, blobs that are no layer of any tree (configurations), and what is unfinished.
+    """
+    block = os.statvfs(store.root).f_frsize
+    others = store.database.read(
+        "SELECT size FROM blobs WHERE diff_id IS NULL OR diff_id NOT IN"
+        " (SELECT diff_id FROM records WHERE diff_id IS NOT NULL)"
+    )
+    return _blocks(store.root) * _BLOCK + sum(_rounded(size, block) for (size,) in others)
+
+
+def _blocks(root: Path) -> int:
+    """Return the blocks under a root, without snapshots, blobs, and what is mounted there."""
+    counted_apart = {str(root / "snapshots"), str(root / "blobs" / "sha256")}
+    total = os.lstat(root).st_blocks
+    stack = [str(root)]
+    while stack:
+        path = stack.pop()
+        try:
+            items = os.scandir(path)
+        except FileNotFoundError:
+            continue
+        with items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    if item.name.startswith("mount-") and os.path.ismount(item.path):
+                        continue
+                    if item.path not in counted_apart:
+                        stack.append(item.path)
+                try:
+                    total += item.stat(follow_symlinks=False).st_blocks
+                except FileNotFoundError:  # finished, or gone, while we look
+                    continue
+    return total
+
+
+def _rounded(size: int, block: int) -> int:
+    return -(-size // block) * block
 
 
 def _is_visible(record: Record, in_use: set[str]) -> bool:
@@ -41,13 +134,13 @@ def _is_visible(record: Record, in_use: set[str]) -> bool:
     return record.twin not in in_use if record.mutable else record.id in in_use
 
 
-def _usage(store: Store, record: Record, *, in_use: bool, shared: bool) -> UsageRecord:
+def _usage(record: Record, *, size: int, in_use: bool, shared: bool) -> UsageRecord:
     return UsageRecord(
         id=record.id,
         parents=record.parents,
         mutable=record.mutable,
         in_use=in_use,
-        size=store.size(record),
+        size=size,
         created=_time(record.created),
         last_used=_time(record.last_used) if record.last_used is not None else None,
         usage_count=record.usage_count,
@@ -55,65 +148,6 @@ def _usage(store: Store, record: Record, *, in_use: bool, shared: bool) -> Usage
         record_type=record.record_type,
         shared=shared,
     )
-
-
-def prune(store: Store, ids: Iterable[str] | None = None) -> list[UsageRecord]:
-    """Remove unused records: all of them, or those named; return what was removed, in that order.
-
-    Nothing that is held goes, nor what stands below something held. Children go
-    before their parents, otherwise the least recently used first. With `ids`,
-    raises `NotFound` or `Locked` for one that cannot be removed, before any is.
-    """
-    usage = {row.id: row for row in disk_usage(store)}
-    wanted = set(usage) if ids is None else _named(store, ids, usage)
-    children = Counter(parent for row in usage.values() for parent in row.parents)
-    ready = [(_last_used(row), row.id) for row in usage.values() if row.id in wanted and _is_free(row, children)]
-    heapq.heapify(ready)
-    removed: list[UsageRecord] = []
-    while ready:
-        _, record_id = heapq.heappop(ready)
-        row = usage[record_id]
-        try:
-            snapshots = store.records.remove(record_id)
-        except (Locked, NotFound):
-            continue  # somebody took it, or removed it, since we looked
-        store.drop_snapshots(snapshots)
-        removed.append(row)
-        for parent in row.parents:
-            children[parent] -= 1
-            if parent in wanted and parent in usage and _is_free(usage[parent], children):
-                heapq.heappush(ready, (_last_used(usage[parent]), parent))
-    collect(store)
-    return removed
-
-
-def collect(store: Store) -> None:
-    """Remove manifests and blobs that nothing refers to any more."""
-    for digest in store.tags.collect(GRACE_SECONDS):
-        store.blobs.forget(digest)
-
-
-def _named(store: Store, ids: Iterable[str], usage: dict[str, UsageRecord]) -> set[str]:
-    wanted = set()
-    for record_id in ids:
-        record = store.records.get(record_id)
-        row = usage.get(record_id) or usage[record.twin or ""]
-        if row.in_use:
-            raise Locked("is in use", where=record_id, todo="release it first")
-        wanted.add(row.id)
-    parents = Counter(parent for row in usage.values() if row.id not in wanted for parent in row.parents)
-    for record_id in sorted(wanted):
-        if parents[record_id]:
-            raise Locked(f"{parents[record_id]} other refs stand on it", where=record_id, todo="remove those first")
-    return wanted
-
-
-def _is_free(row: UsageRecord, children: Counter[str]) -> bool:
-    return not row.in_use and children[row.id] <= 0
-
-
-def _last_used(row: UsageRecord) -> datetime:
-    return row.last_used or row.created
 
 
 def _time(nanoseconds: int) -> datetime:
