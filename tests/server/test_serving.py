@@ -23,8 +23,6 @@ from shipway.errors import Locked, NoSpace, ShipwayError, Unauthorized, Unavaila
 from shipway.oci import Descriptor
 from shipway.server import serve, serving
 
-TESTS = Path(__file__).parent.parent
-
 
 def test_it_says_that_it_is_a_registry(client: Client) -> None:
     for method in ("GET", "HEAD"):
@@ -172,7 +170,9 @@ print("stopped")
 def test_a_signal_stops_it_and_lets_requests_end(tmp_path: Path, number: signal.Signals) -> None:
     root = tmp_path / "registry"
     command = [sys.executable, "-c", SCRIPT, str(root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(TESTS)}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as process:
         assert process.stdout is not None
         with Client(process.stdout.readline().decode().strip()) as client:
             location = client.ask("POST", "/v2/a/blobs/uploads/").headers["location"]
