@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from shipway import __version__
-from shipway.cli import demonstration, documents, files, keys, mounts, moving, records, serving, space
+from shipway.cli import demonstration, documents, files, keys, login, mounts, moving, records, serving, space, verify
 from shipway.cli.session import Session
 from shipway.cli.text import visible
 from shipway.errors import Invalid, NoSpace, ShipwayError
@@ -39,6 +40,7 @@ app.command(records.show)
 app.command(files.files)
 app.command(files.cat)
 app.command(files.extract)
+app.command(files.checksum)
 app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
@@ -46,6 +48,8 @@ app.command(moving.pull)
 app.command(keys.app)
 app.command(space.du)
 app.command(space.prune)
+app.command(verify.verify)
+app.command(login.login)
 app.command(serving.serve)
 app.command(demonstration.demo)
 
@@ -80,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     signal.signal(signal.SIGTERM, _terminate)
+    logging.getLogger("stamina").addHandler(logging.NullHandler())  # retries that come to nothing end in an error
     try:
         app.meta(arguments, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -61,6 +61,7 @@ class RegistryRemote:
         self.name = str(reference.at())
         self._repository = repository
         self._chunk = chunk
+        self._host = reference.host
         self._session = Session(
             f"{'http' if reference.insecure else 'https'}://{host}",
             reference.host,
@@ -74,6 +75,12 @@ class RegistryRemote:
     def traffic(self) -> Traffic:
         """All that this remote has moved so far, authentication and redirects included."""
         return self._session.traffic.total
+
+    def check(self) -> None:
+        """Ask whether the registry is there and lets us in (distribution-spec, Determining Support)."""
+        base = self._url("x", "y").partition("/v2/")[0]
+        with self._session.request("GET", f"{base}/v2/", scope=frozenset(), accept=(200,), where=self._host):
+            pass
 
     def manifest(self, target: str) -> tuple[Descriptor, bytes]:
         """Return the manifest or index that a tag or digest names, and its descriptor."""

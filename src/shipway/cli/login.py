@@ -1,0 +1,44 @@
+"""login: credentials of registries."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from shipway.cli.session import InSession
+from shipway.errors import Invalid
+from shipway.oci import Reference
+
+
+def login(
+    registry: str,
+    /,
+    *,
+    username: Annotated[str, Parameter(alias="-u")],
+    password_stdin: bool = False,
+    session: InSession,
+) -> None:
+    """Check a password with a registry and remember it, where podman and skopeo look too.
+
+    Args:
+        registry: The host, or a reference at it.
+        username: The user.
+        password_stdin: Read the password from standard input; otherwise it is asked for on the terminal.
+    """
+    from shipway.remotes import log_in  # noqa: PLC0415  only this command needs the HTTP client
+
+    place = Reference.parse(registry if "://" in registry else f"oci://{registry}")
+    file = log_in(place, username, _password(place.host, from_stdin=password_stdin))
+    session.show({"registry": place.host, "username": username, "file": str(file)}, [f"remembered in {file}"])
+
+
+def _password(host: str, *, from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        raise Invalid("no terminal to ask for the password on", where=host, todo="use --password-stdin")
+    from getpass import getpass  # noqa: PLC0415  only on a terminal
+
+    return getpass(f"password for {host}: ")
