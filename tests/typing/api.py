@@ -59,6 +59,13 @@ def remote_refs(cache: shipway.Cache) -> None:
         assert_type(done.traffic, shipway.Traffic)
         assert_type(done.traffic.received, int)
         assert_type(remote.pull(), shipway.LocalImmutableRef)
+        assert_type(remote.checksum("/bin", exclude=["*.md"]), str)
+
+
+def checksums(ref: shipway.ImmutableRef, cache: shipway.Cache) -> None:
+    assert_type(ref.checksum(), str)
+    assert_type(ref.checksum("/*", follow=False, wildcard=True, include=("a",), exclude=["b"]), str)
+    assert_type(cache.get("id").checksum("/"), str)
 
 
 def keys(cache: shipway.Cache, ref: shipway.LocalImmutableRef) -> None:

@@ -1,4 +1,4 @@
-"""files, cat, extract: what is in a ref, wherever its bytes are."""
+"""files, cat, extract, checksum: what is in a ref, wherever its bytes are."""
 
 from __future__ import annotations
 
@@ -125,3 +125,29 @@ def extract(
     session.show(asdict(done), lines)
     for path in done.skipped:
         sys.stderr.write(f"shipway: {text.visible(path)}: skipped, making a device needs privileges\n")
+
+
+def checksum(
+    ref: str,
+    path: str = "/",
+    /,
+    *,
+    no_follow: bool = False,
+    wildcard: bool = False,
+    include: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    exclude: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    session: InSession,
+) -> None:
+    """Print a digest of what is at a path, for cache keys: of names, contents, modes and owners, not of times.
+
+    Args:
+        ref: An id, a unique prefix of one, key:NAME, or oci://…
+        path: A path in the tree; everything if there is none.
+        no_follow: Take a symlink at the end of the path as it is.
+        wildcard: The path is a pattern: *, ? and […].
+        include: A pattern, as in a .dockerignore, for what counts below the path; may be repeated.
+        exclude: A pattern for what does not; may be repeated.
+    """
+    with session.open() as cache, naming.any_ref(cache, ref) as found:
+        digest = found.checksum(path, follow=not no_follow, wildcard=wildcard, include=include, exclude=exclude)
+        session.show({"path": path, "digest": digest}, [digest])
