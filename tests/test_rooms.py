@@ -15,7 +15,7 @@ ROOMS = [
     {"server"},
     {"__init__"},
     {"cache"},
-    {"remote_handles"},
+    {"remote_handles", "cachemounts", "mounting"},
     {"handles", "importing"},
     {"transfer"},
     {"remotes"},

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from shipway import mounting
+from shipway.cachemounts import CacheMounts, Sharing
 from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
@@ -36,7 +38,6 @@ from shipway.refs import (
 from shipway.remote_handles import RemoteHandle
 from shipway.remotes import open_remote
 from shipway.snapshots.contract import SnapshotDriver
-from shipway.snapshots.mount import mount_all, unmount
 from shipway.transfer.images import find_image
 from shipway.transfer.sources import RemoteImage, between, merged
 
@@ -135,6 +136,52 @@ class Cache:
         `NotFound`; `Invalid` if it is immutable; `Locked` if it or what it was committed to is held.
         """
         return MutableHandle(self._store, self._store.hold_mutable(ref_id))
+
+    def mutable(
+        self,
+        name: str,
+        parent: LocalImmutableRef | None = None,
+        *,
+        sharing: Sharing = "shared",
+        timeout: float | None = None,
+    ) -> MutableRef:
+        """Return a mutable ref over the cache mount `name`, which goes on where its last holder left it.
+
+        It is kept when it is let go of. `commit` gives its tree at that moment as a finalized ref, which stays as
+        it is; the name goes on from there. `parent` is what a name that is new starts from.
+
+        Args:
+            name: any string.
+            parent: see above.
+            sharing: who else may hold it. `shared`: others of this `Cache`, and all write to one tree; another process
+                never, since two mounts of one overlay would damage it. `private`: a second
+                holder gets one of its own, which starts from `parent`. `locked`: nobody; who comes second waits.
+            timeout: seconds to wait for another holder; by default as long as it takes for `locked`, else not at all.
+
+        Raises `Locked` if it is still held then.
+        """
+        below = None if parent is None else self._own(parent)._record()  # noqa: SLF001  same room
+        return self.cache_mounts.take(name, below, sharing, timeout)
+
+    @property
+    def cache_mounts(self) -> CacheMounts:
+        """The cache mounts by name: to list, commit, restore and remove them."""
+        return CacheMounts(self._store)
+
+    def restore(self, name: str, ref: LocalImmutableRef) -> None:
+        """Make the cache mount `name` go on from `ref`, whatever it held before. `Locked` if it is in use."""
+        self.cache_mounts.restore(name, self._own(ref))
+
+    def mount_cache_at(self, name: str, target: str | Path) -> str:
+        """Mount the cache mount `name` at an existing directory until `unmount_at`; return the id of its record.
+
+        The mount holds it. `Locked` if it is in use, `Unavailable` where mounting is not allowed.
+        """
+        target = os.path.realpath(target)
+        mounting.check_mountable(self._store, target)
+        with self.cache_mounts.take(name, None, "locked", timeout=0) as handle:
+            mounting.mount_at(self._store, handle, target, readonly=False)
+            return handle.id
 
     def find(self, prefix: str) -> str:
         """Return the id that starts with `prefix`. `NotFound` if there is none, `Invalid` if there are several."""
@@ -381,13 +428,9 @@ class Cache:
         The mount holds the ref. `Unavailable` where mounting is not allowed.
         """
         target = os.path.realpath(target)
-        if not self.driver.can_mount:
-            raise Unavailable(
-                f"cannot mount: {self.driver.reason}", where=str(target), todo="use `shipway extract` instead"
-            )
+        mounting.check_mountable(self._store, target)
         with self._to_mount(ref_id, writable=writable) as handle:
-            mount_all(handle.mount(readonly=not writable), target)
-            self._store.records.add_mount(target, handle.id)
+            mounting.mount_at(self._store, handle, target, readonly=not writable)
             return handle.id
 
     def _to_mount(self, ref_id: str, *, writable: bool) -> LocalHandle | MutableHandle:
@@ -407,21 +450,7 @@ class Cache:
 
         `NotFound` if nothing of this store is mounted there.
         """
-        target = os.path.realpath(target)
-        mounted = dict(self._store.records.mounts()).get(target)
-        if mounted is None:
-            raise NotFound("nothing of this store is mounted there", where=target)
-        if commit and not self._store.records.get(mounted).mutable:
-            raise Invalid("a read-only mount has nothing to commit", where=target, todo="mount it with --writable")
-        unmount(target)
-        self._store.records.take_mount(target)
-        record = self._store.records.get(mounted)
-        if not commit:
-            self._store.drop_snapshots(self._store.records.release(mounted))
-            return mounted
-        with MutableHandle(self._store, record) as handle, handle.commit() as done:
-            done.finalize()
-            return done.id
+        return mounting.unmount_at(self._store, target, commit=commit)
 
     def mounts(self) -> list[tuple[str, str]]:
         """Return (directory, id) of what `mount_at` mounted."""

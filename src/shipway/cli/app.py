@@ -15,7 +15,20 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from shipway import __version__
-from shipway.cli import demonstration, documents, files, keys, login, mounts, moving, records, serving, space, verify
+from shipway.cli import (
+    cachemounts,
+    demonstration,
+    documents,
+    files,
+    keys,
+    login,
+    mounts,
+    moving,
+    records,
+    serving,
+    space,
+    verify,
+)
 from shipway.cli.session import Session
 from shipway.cli.text import visible
 from shipway.errors import Invalid, NoSpace, ShipwayError
@@ -46,6 +59,7 @@ app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
 app.command(keys.app)
+app.command(cachemounts.app)
 app.command(space.du)
 app.command(space.prune)
 app.command(verify.verify)

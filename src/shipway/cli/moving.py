@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from shipway.cli import naming, text
 from shipway.cli.progress import shown
-from shipway.cli.session import InSession
+from shipway.cli.session import InSession, Session
 from shipway.errors import Invalid
 from shipway.refs import Pushed, RemoteImmutableRef
 
@@ -20,6 +20,11 @@ def push(ref: str, reference: str, /, *, session: InSession) -> None:
     """
     with session.open() as cache, naming.local_ref(cache, ref) as local, shown(session) as progress:
         pushed = cache.push(local, reference, progress=progress)
+    show_pushed(session, pushed)
+
+
+def show_pushed(session: Session, pushed: Pushed) -> None:
+    """Print where an image is now, and what was moved."""
     session.show(asdict(pushed), [_line(pushed)])
 
 

@@ -88,11 +88,12 @@ CREATE TABLE checksums (
 
 -- The state of a cache mount: the record that its next holder goes on with. Private ones may have several.
 CREATE TABLE cache_mounts (
-    record TEXT PRIMARY KEY,
     name TEXT NOT NULL,
-    updated INTEGER NOT NULL
+    record TEXT NOT NULL,
+    updated INTEGER NOT NULL,
+    PRIMARY KEY (name, record)
 ) WITHOUT ROWID;
-CREATE INDEX cache_mounts_name ON cache_mounts (name);
+CREATE INDEX cache_mounts_record ON cache_mounts (record);
 
 CREATE TABLE blobs (
     digest TEXT PRIMARY KEY,

@@ -154,6 +154,20 @@ class Records:
             self._hold(db, record_id)
         return self.get(record_id)
 
+    def hold_again(self, record_id: str) -> Record | None:
+        """Take one more hold on a mutable record that nobody but this instance holds; None if another one does."""
+        with self._database.write() as db:
+            mine = self.own_holds(record_id)
+            if not mine or self._is_held(db, record_id, but=self._leases.instance):
+                return None
+            self._hold(db, record_id)
+        return self.get(record_id)
+
+    def own_holds(self, record_id: str) -> int:
+        """Return how many holds this instance has on a record."""
+        query = "SELECT count FROM holds WHERE record = ? AND instance = ?"
+        return sum(count for (count,) in self._database.read(query, record_id, self._leases.instance))
+
     def hold_immutable(self, record_id: str) -> Record:
         """Take one more hold on an immutable record. Raises `NotFound`, or `Invalid` for a mutable one."""
         with self._database.write() as db:
@@ -168,6 +182,8 @@ class Records:
         twin_id = secrets.token_hex(10)
         with self._database.write() as db:
             record = self.get(mutable_id)
+            if self.own_holds(mutable_id) > 1:
+                raise Locked("is shared with others, who may still write", where=mutable_id, todo="wait for them")
             twin = msgspec.structs.replace(
                 record,
                 id=twin_id,
@@ -217,6 +233,13 @@ class Records:
             )
             return self._drop_if_abandoned(db, record_id)
 
+    def unpin(self, record_id: str) -> None:
+        """Let go of a hold on an immutable record that was none of a user's: it was not used by that."""
+        with self._database.write() as db:
+            mine = (record_id, self._leases.instance)
+            db.execute("UPDATE holds SET count = count - 1 WHERE record = ? AND instance = ?", mine)
+            db.execute("DELETE FROM holds WHERE record = ? AND instance = ? AND count <= 0", mine)
+
     def is_held(self, record_id: str) -> bool:
         """Whether any living process holds the record itself."""
         with self._database.write() as db:
@@ -262,8 +285,9 @@ class Records:
                 doomed += self._drop_if_abandoned(db, record_id)
         return doomed
 
-    def _is_held(self, db: sqlite3.Connection, record_id: str) -> bool:
-        holders = db.execute("SELECT instance FROM holds WHERE record = ?", (record_id,)).fetchall()
+    def _is_held(self, db: sqlite3.Connection, record_id: str, *, but: str = "") -> bool:
+        query = "SELECT instance FROM holds WHERE record = ? AND instance <> ?"
+        holders = db.execute(query, (record_id, but)).fetchall()
         mounted = db.execute("SELECT target FROM mounts WHERE record = ?", (record_id,)).fetchall()
         return any(self._leases.is_alive(row[0]) for row in holders) or any(is_mountpoint(row[0]) for row in mounted)
 
@@ -294,6 +318,10 @@ class Records:
         """Return (target, record id) of all such mounts."""
         return [(target, record) for target, record in self._database.read("SELECT target, record FROM mounts")]
 
+    def stale_mounts(self) -> list[str]:
+        """Return the targets of such mounts that are not there any more."""
+        return [target for target, _ in self.mounts() if not is_mountpoint(target)]
+
     def take_mount(self, target: str) -> str | None:
         """Forget the mount at `target` and hold its record ourselves instead; return the record's id."""
         with self._database.write() as db:
@@ -320,6 +348,23 @@ class Records:
             for one in pair:
                 delete(db, one)
         return record.snapshots
+
+    def drop_with_children(self, record_id: str) -> list[Record]:
+        """Delete a record, its twin, and all that stands on them; return them. `Locked` if one is held."""
+        with self._database.write() as db:
+            rows = db.execute(
+                "WITH RECURSIVE doomed (id) AS (SELECT ? UNION SELECT parents.record FROM parents JOIN doomed"
+                " ON parents.parent = doomed.id UNION SELECT records.twin FROM records JOIN doomed"
+                " ON records.id = doomed.id WHERE records.twin IS NOT NULL) SELECT id FROM doomed",
+                (record_id,),
+            ).fetchall()
+            doomed = [record for (one,) in rows if (record := self.find(one)) is not None]
+            for record in doomed:
+                if self._is_held(db, record.id):
+                    raise Locked("it is in use", where=record.id, todo="release it first")
+            for record in doomed:
+                delete(db, record.id)
+        return doomed
 
     def drop_broken(self, existing: Iterable[str]) -> list[str]:
         """Delete records whose snapshot is not among `existing`, or whose parent is gone; return their ids.
