@@ -229,8 +229,9 @@ class ImmutableRef(Ref, Protocol):
         equal files have equal checksums, however and wherever they were made. `follow` says whether a
         symlink at the end of `path` is followed, inside the tree; those on the way always are. With `wildcard`
         the path is a pattern (`*`, `?`, `[…]`, each for one component). `include` and `exclude` are patterns as in a
-        `.dockerignore`, `**` and `!` too, relative to what `path` names. A wildcard or patterns that
-        nothing matches give the digest of no bytes.
+        `.dockerignore`, `**` and `!` too, relative to what `path` names, whose header counts unless it ends in a
+        slash. With these, too, `follow` is about the symlinks at the top, and nothing that matches gives the
+        digest of no bytes.
 
         What was computed is kept: of a local ref no file is read twice, of a child only those of its own layer;
         of a remote ref only the files that are asked about are fetched, and once.

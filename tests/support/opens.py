@@ -8,25 +8,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_watching: list[list[str]] = []
+_watching: list[tuple[str, list[str]]] = []
 _lock = threading.Lock()
 _installed = False
 
 
 @contextmanager
-def opened() -> Iterator[list[str]]:
-    """Yield a list that gets the base name of every file, not directory, that is opened meanwhile."""
+def opened(prefix: str) -> Iterator[list[str]]:
+    """Yield a list that gets the base name of every file, not directory, that is opened meanwhile and begins so."""
     global _installed  # noqa: PLW0603  an audit hook cannot be taken away again, so there is one
     names: list[str] = []
     with _lock:
         if not _installed:
             sys.addaudithook(_hook)
             _installed = True
-        _watching.append(names)
+        _watching.append((prefix, names))
     try:
         yield names
     finally:
-        _watching.remove(names)
+        _watching.remove((prefix, names))
 
 
 def _hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -34,5 +34,7 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
         return
     path, _, flags = arguments
     if isinstance(path, str) and isinstance(flags, int) and not flags & os.O_DIRECTORY:
-        for names in _watching:
-            names.append(path.rpartition("/")[2])
+        name = path.rpartition("/")[2]
+        for prefix, names in _watching:
+            if name.startswith(prefix):
+                names.append(name)
