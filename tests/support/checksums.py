@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -74,15 +74,14 @@ class CountedTree:
         self.tree = MergedTree([[Entry(path="", kind="dir", mode=0o755), *(_entry(*row) for row in rows)]])
         self.checksums = Checksums(self.tree, self._records)
 
-    def _records(self, entries: object) -> list[str]:
-        assert isinstance(entries, list)
+    def _records(self, entries: Sequence[Entry]) -> list[str]:
         self.reads += [entry.path for entry in entries if entry.size]
         return [record(header(entry), self.contents.get(entry.path, b""), entry.size, entry.path) for entry in entries]
 
 
-def _entry(path: str, kind: str, data: str = "", more: Mapping[str, bytes] | None = None) -> Entry:
+def _entry(path: str, kind: str, data: str = "") -> Entry:
     if kind == "dir":
         return Entry(path=path, kind="dir", mode=0o755)
     if kind == "symlink":
         return Entry(path=path, kind="symlink", mode=0o777, link=data)
-    return Entry(path=path, kind="reg", mode=0o644, size=len(data.encode()), xattrs=dict(more or {}))
+    return Entry(path=path, kind="reg", mode=0o644, size=len(data.encode()))

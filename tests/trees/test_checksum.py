@@ -14,7 +14,7 @@ from support.checksums import NOTHING, CountedTree, listed
 
 from shipway.errors import Invalid, NotFound, SizeMismatch, Truncated
 from shipway.trees.checksum import bare_record, header, record
-from shipway.trees.entry import Entry
+from shipway.trees.entry import Buffer, Entry
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures/content-checksum.json").read_text())["cases"]
 DATA0 = "sha256:cd8e75bca50f2d695f220d0cb0997d8ead387e4f926e8669a92d7f104cc9885b"
@@ -51,7 +51,8 @@ def of(rows: list[list[str]], path: str = "/", **options: Any) -> str:
 
 
 def entry(**fields: Any) -> Entry:
-    return Entry(**({"path": "a/name", "kind": "reg", "mode": 0o644} | fields))
+    values: dict[str, Any] = {"path": "a/name", "kind": "reg", "mode": 0o644} | fields
+    return Entry(**values)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +122,9 @@ def test_the_name_and_the_times_are_not_in_a_record() -> None:
 
 def test_a_hole_counts_as_its_zeros() -> None:
     one = entry(size=(3 << 20) + 8)
-    pieces = iter([b"head", 3 << 20, memoryview(b"tail")])
+    pieces: list[Buffer | int] = [b"head", 3 << 20, memoryview(b"tail")]
     whole = b"head" + bytes(3 << 20) + b"tail"
-    assert record(header(one), pieces, one.size, "") == record(header(one), whole, one.size, "")
+    assert record(header(one), iter(pieces), one.size, "") == record(header(one), whole, one.size, "")
 
 
 def test_content_of_another_length_than_the_entry_says_is_refused() -> None:

@@ -146,7 +146,10 @@ class _LocalRecords:
 
 def _read(store: Store, record_id: str) -> _Layer | None:
     data = _load(store.database, record_id)
-    return None if data is None else _Layer(record_id, _decoded(_rows, data, store.database))
+    if data is None:
+        return None
+    rows = _decoded(_rows, data, store.database)
+    return _Layer(record_id, rows)
 
 
 def _list(store: Store, layer: Record) -> _Layer:
