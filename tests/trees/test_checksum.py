@@ -14,7 +14,8 @@ from support.checksums import NOTHING, CountedTree, listed
 
 from shipway.errors import Invalid, NotFound, SizeMismatch, Truncated
 from shipway.trees.checksum import bare_record, header, record
-from shipway.trees.entry import Buffer, Entry
+from shipway.trees.entry import Buffer, Entry, path_key
+from shipway.trees.ignore import Patterns
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures/content-checksum.json").read_text())["cases"]
 DATA0 = "sha256:cd8e75bca50f2d695f220d0cb0997d8ead387e4f926e8669a92d7f104cc9885b"
@@ -272,3 +273,34 @@ NAMES = st.text(st.sampled_from("ab.-\udcff"), min_size=1, max_size=3).filter(la
 def test_leaving_out_nothing_lists_a_flat_directory_as_its_own_digest_does(names: set[str]) -> None:
     rows = [["top", "dir"], *([f"top/{name}", "file", repr(name)] for name in names)]
     assert of(rows, "top", exclude=["nosuch"]) == of(rows, "top")
+
+
+PATHS = st.sets(
+    st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=4).map("/".join), min_size=1, max_size=8
+)
+GLOBS = st.lists(st.sampled_from(["a", "b", "*", "a*", "**"]), min_size=1, max_size=3).map("/".join)
+
+
+@given(PATHS, st.lists(GLOBS, min_size=1, max_size=2), st.lists(GLOBS, max_size=2))
+def test_what_fits_is_listed_in_order_after_the_directories_that_hold_it(
+    paths: set[str], include: list[str], exclude: list[str]
+) -> None:
+    directories = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(path.count("/") + 1)}
+    files = paths - directories
+    rows = [*([path, "dir"] for path in directories if path), *([path, "file", path] for path in files)]
+    tree = CountedTree(sorted(rows))
+    fitting = {
+        path
+        for path in files | directories
+        if Patterns(include).matches(path) and not (exclude and Patterns(exclude).matches(path))
+    }
+    taken = fitting | {
+        path for path in directories if any(other.startswith(path + "/" * bool(path)) for other in fitting)
+    }
+    top = bare_record(Entry(path="", kind="dir", mode=0o755))
+    records = [
+        ("/" + path if path else "", top if path in directories else tree.checksums.checksum(path))
+        for path in sorted(taken, key=path_key)
+    ]
+    expected = top if len(records) == 1 and records[0][0] == "" else listed(*records)
+    assert tree.checksums.checksum("", include=include, exclude=exclude) == expected

@@ -97,6 +97,11 @@ def test_a_malformed_pattern_is_invalid(pattern: str) -> None:
         Patterns([pattern])
 
 
+def test_a_single_string_is_no_list_of_patterns() -> None:
+    with pytest.raises(Invalid):
+        Patterns("*.py")
+
+
 def test_in_one_component_two_stars_are_no_more_than_one() -> None:
     assert compile_glob("**").fullmatch("name")
     assert not compile_glob("**").fullmatch("a/b")

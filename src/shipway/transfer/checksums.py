@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from shipway.local.checksums import RemoteDigests
 from shipway.transfer.remote_tree import RemoteTree
@@ -59,10 +60,11 @@ class _RemoteRecords:
         origins = {entry.path: origin for origin, entry in lacking.items()}
         changed: set[int] = set()
         try:
-            for entry, content in self._tree.read(lacking.values()):
-                number, path = origins[entry.path]
-                self._known[number][path] = record(header(entry), content, entry.size, entry.path)
-                changed.add(number)
+            with closing(self._tree.read(lacking.values())) as files:
+                for entry, content in files:
+                    number, path = origins[entry.path]
+                    self._known[number][path] = record(header(entry), content, entry.size, entry.path)
+                    changed.add(number)
         finally:
             for number in changed:
                 if self._tables[number]:

@@ -28,6 +28,8 @@ class Patterns:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         """Compile `patterns`; empty ones are left out."""
+        if isinstance(patterns, str):
+            raise Invalid("one pattern where a list of them is meant", where=f"pattern {patterns!r}")
         self._patterns = [_parse(pattern.strip()) for pattern in patterns if pattern.strip()]
 
     def matches(self, path: str) -> bool:
