@@ -101,6 +101,7 @@ def test_a_remote_ref_of_plain_layers_has_the_checksums_of_the_local_one(
     layers = put_layers(remote, [tree], [compression])
     checksums = remote_checksums(RemoteTree(remote, layers), RemoteDigests(cache.store.database))
     assert checksums.checksum() == plain_checksum(tree)
+    assert remote.traffic.received == layers[0].size
     assert rows(cache) == 0
 
 

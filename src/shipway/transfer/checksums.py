@@ -15,8 +15,9 @@ def remote_checksums(tree: RemoteTree, kept: RemoteDigests) -> Checksums:
     """Return the checksums of a remote tree.
 
     Objects without content cost nothing besides the tables of contents. Files are read once, as many as a checksum is
-    over, by ranges; the digests are remembered in `kept` for layers that have a table.
+    over, by ranges; the digests are remembered in `kept` for layers that have a table. Others are read whole, once.
     """
+    tree.work_out_records()
     return Checksums(tree, _RemoteRecords(tree, kept).digests)
 
 
@@ -52,7 +53,7 @@ class _RemoteRecords:
         known = self._known.get(number)
         if known is None:
             table = self._tables[number]
-            known = self._known[number] = self._kept.load(table) if table else {}
+            known = self._known[number] = self._kept.load(table) if table else dict(self._tree.records(number))
         return known
 
     def _fetch(self, lacking: dict[tuple[int, str], Entry]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO
@@ -27,6 +27,7 @@ from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
+from shipway.trees.checksum import header
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 from shipway.trees.writer import typed
 
@@ -82,6 +83,10 @@ class PlainLayer:
         self.descriptor = descriptor
         self.known: Sequence[Entry] | None = None
         """The layer's entries, once it was read to its end."""
+        self.with_records = False
+        """Whether to work out the records of files (`shipway.trees.checksum`) while reading."""
+        self.records: Mapping[str, str] = {}
+        """Digests of the records of files, by path, once it was read to its end with them."""
         self._remote = remote
         self._where = f"{remote.name}@{descriptor.digest}"
 
@@ -105,11 +110,15 @@ class PlainLayer:
         with self._remote.read_blob(self.descriptor) as pieces:
             blob = _checked(pieces, self.descriptor, self._where, progress)
             seen: list[Entry] = []
+            records: dict[str, str] = {}
             try:
                 for entry, content in read_layer(blob, self.descriptor.media_type, self._where):
                     if entry.is_file and entry.size:
                         keep = capture if wanted(entry.path) else None
-                        entry = replace(entry, digest=_digest(entry.path, content, keep))  # noqa: PLW2901  now known
+                        record = hashlib.sha256(header(entry)) if self.with_records else None
+                        entry = replace(entry, digest=_digest(entry.path, content, keep, record))  # noqa: PLW2901  now known
+                        if record is not None:
+                            records[entry.path] = f"sha256:{record.hexdigest()}"
                     seen.append(entry)
                     if enough(entry):
                         return seen
@@ -117,7 +126,7 @@ class PlainLayer:
                 _drain(blob)  # whether it was damaged on its way, or made so, is for its digest to say
                 raise
             _drain(blob)
-        self.known = seen
+        self.known, self.records = seen, records
         return seen
 
     def jobs(
@@ -162,20 +171,24 @@ def _deliver(capture: Capture, files: Iterable[tuple[str, Entry]]) -> Generator[
         yield from capture.pieces(path, entry)
 
 
-def _digest(path: str, content: Content, capture: Capture | None) -> str:
-    """Return the digest of a content, which is captured on the way if that is wanted."""
+def _digest(path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None) -> str:
+    """Return the digest of a content, which is captured on the way, and taken into a record, if that is wanted."""
     assert not isinstance(content, OpenFile)
     pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
     if capture is not None:
         pieces = capture.add(path, pieces)
     digest = hashlib.sha256()
     for piece in pieces:
-        if isinstance(piece, int):
-            for done in range(0, piece, len(_ZEROS)):
-                digest.update(_ZEROS[: piece - done])
-        else:
-            digest.update(piece)
+        for data in _zeros(piece) if isinstance(piece, int) else (piece,):
+            digest.update(data)
+            if record is not None:
+                record.update(data)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    for done in range(0, count, len(_ZEROS)):
+        yield _ZEROS[: count - done]
 
 
 def _checked(

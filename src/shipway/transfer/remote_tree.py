@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -68,6 +68,17 @@ class RemoteTree:
     def origin_of(self, entry: Entry) -> tuple[int, str]:
         """Return which layer, from 0 for the base, holds the content of a file of this tree, and under what path."""
         return self._whole().origin_of(entry)
+
+    def work_out_records(self) -> None:
+        """Have the records of files of layers without tables worked out when these are read, from now on."""
+        for layer in self._layers:
+            if isinstance(layer, PlainLayer):
+                layer.with_records = True
+
+    def records(self, number: int) -> Mapping[str, str]:
+        """Return the digests of the records of a layer's files that were worked out, by path."""
+        layer = self._layers[number]
+        return layer.records if isinstance(layer, PlainLayer) else {}
 
     @property
     def tables(self) -> list[str]:
