@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.caches import DRIVERS, OpenCache, write
 from support.checksums import NOTHING, plain_checksum
-from support.contents import random_bytes
+from support.contents import blob, opening, random_bytes
 from support.images import FileRemote, put_layers
 from support.opens import opened
 from support.random_trees import TREES, Node, make
 from support.trees import make_varied_tree
 
-from shipway import Cache, CachePolicy, Corrupt, LocalImmutableRef, NotFound, RemoteImmutableRef
+from shipway import Cache, CachePolicy, Corrupt, DigestMismatch, LocalImmutableRef, NotFound, RemoteImmutableRef
 from shipway.layers.compression import Compression
 from shipway.local.checksums import LIMIT, RemoteDigests
 from shipway.server import serving
@@ -188,6 +190,24 @@ def test_hard_links_have_the_digest_of_what_they_link_to(cache: Cache, tmp_path:
         (tree / "one").unlink()
         with cache.import_tree(tree, ref) as less:
             assert less.checksum("two") == ref.checksum("one")
+
+
+def test_a_layer_that_has_a_file_twice_gives_no_wrong_checksum(cache: Cache, tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in (("a", b"one"), ("b", b""), ("a", b"three")):
+            member = tarfile.TarInfo(name)
+            if data:
+                member.size = len(data)
+            else:
+                member.type, member.linkname = tarfile.LNKTYPE, "a"
+            archive.addfile(member, io.BytesIO(data))
+    remote = FileRemote(tmp_path / "remote")
+    layer = blob(out.getvalue())
+    remote.put_blob(layer, opening(out.getvalue()))
+    checksums = remote_checksums(RemoteTree(remote, [layer]), RemoteDigests(cache.store.database))
+    with pytest.raises(DigestMismatch):
+        checksums.checksum("b")
 
 
 # Kept per ref, lazily

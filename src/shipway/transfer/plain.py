@@ -118,7 +118,8 @@ class PlainLayer:
                         record = hashlib.sha256(header(entry)) if self.with_records else None
                         entry = replace(entry, digest=_digest(entry.path, content, keep, record))  # noqa: PLW2901  now known
                         if record is not None:
-                            records[entry.path] = f"sha256:{record.hexdigest()}"
+                            # Of a path that comes twice, which one is meant is for those to say who read it again.
+                            records[entry.path] = "" if entry.path in records else f"sha256:{record.hexdigest()}"
                     seen.append(entry)
                     if enough(entry):
                         return seen
@@ -126,7 +127,7 @@ class PlainLayer:
                 _drain(blob)  # whether it was damaged on its way, or made so, is for its digest to say
                 raise
             _drain(blob)
-        self.known, self.records = seen, records
+        self.known, self.records = seen, {path: digest for path, digest in records.items() if digest}
         return seen
 
     def jobs(
