@@ -24,11 +24,11 @@ class Session:
     remotes: tuple[str, ...]
     json: bool
 
-    def open(self) -> Cache:
-        """Return the opened store, to be used in a `with` block."""
+    def open(self, *, repair: bool = True) -> Cache:
+        """Return the opened store, to be used in a `with` block; see `Cache.open` for `repair`."""
         from shipway.cache import Cache  # noqa: PLC0415  --help and wrong usage need not wait for it
 
-        return Cache.open(self.root, driver=self.driver, remotes=self.remotes)
+        return Cache.open(self.root, driver=self.driver, remotes=self.remotes, repair=repair)
 
     def show(self, document: Any, lines: Iterable[str]) -> None:
         """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""

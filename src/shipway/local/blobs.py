@@ -119,6 +119,17 @@ class Blobs:
             # Inside the transaction: nobody can bring the blob back between the two steps.
             self.path(digest).unlink(missing_ok=True)
 
+    def drop_damaged(self, digest: str, seen: os.stat_result | None) -> bool:
+        """Forget a blob whose file was `seen` to be damaged, or missing; return False if it has changed since."""
+        path = self.path(digest)
+        with self._database.write() as db:
+            now = os.stat(path) if path.exists() else None
+            if (now is None) != (seen is None) or (now and seen and not os.path.samestat(now, seen)):
+                return False
+            db.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
+            path.unlink(missing_ok=True)
+        return True
+
     def orphans(self) -> list[str]:
         """Return the names of files that are no blob of this store."""
         on_disk = os.listdir(self._directory)

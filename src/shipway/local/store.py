@@ -43,13 +43,14 @@ PIECE = 1 << 20
 class Store:
     """The rooms of one root directory, and what needs several of them at once."""
 
-    def __init__(self, root: Path, driver: str = "auto") -> None:
+    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
-        `Unavailable` if the directory cannot be used.
+        `Unavailable` if the directory cannot be used. Without `repair` what the dead left stays as it is.
         """
         self.root = root
+        self.repaired = repair
         self.closed = False
         with disk_errors(root):
             for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
@@ -58,13 +59,14 @@ class Store:
         try:
             with _opening(root):
                 self.leases = Leases(root / "locks")
-                alone = self._bury_the_dead()
+                alone = repair and self._bury_the_dead()
             self.blobs = Blobs(root, self.database)
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
-            self._repair(alone=alone)
+            if repair:
+                self._repair(alone=alone)
         except BaseException:
             self.close()
             raise
@@ -116,7 +118,7 @@ class Store:
                 self.records.finalized(record.id)
         self.records.drop_broken(self._existing_snapshots())
         if alone:
-            self._sweep()
+            self.sweep()
 
     def _is_committed(self, key: str) -> bool:
         try:
@@ -124,10 +126,18 @@ class Store:
         except NotFound:
             return False
 
+    def has_snapshot(self, key: str) -> bool:
+        """Whether there is such a snapshot."""
+        try:
+            self.driver.is_committed(key)
+        except NotFound:
+            return False
+        return True
+
     def _existing_snapshots(self) -> Iterator[str]:
         yield from self.driver.keys()
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove what nothing refers to; only while nobody else has the store open."""
         with _opening(self.root):
             alive, _ = self.leases.others()
@@ -153,6 +163,14 @@ class Store:
         self.drop_snapshots(self.orphan_snapshots())
         for name in self.blobs.orphans():
             self.blobs.remove_orphan(name)
+
+    def dead_instances(self, *, bury: bool) -> list[str]:
+        """Return the instances that died without a chance to say so; with `bury` their lock files go."""
+        with _opening(self.root):  # else one that is just being born looks dead
+            _, dead = self.leases.others()
+            for instance in dead if bury else ():
+                self.leases.bury(instance)
+            return dead
 
     # Across rooms
 
@@ -251,9 +269,9 @@ class Store:
     def hold_mutable(self, record_id: str) -> Record:
         """Do what `Records.hold_mutable` does; a finalization that died half-way is completed first."""
         record = self.records.get(record_id)
-        if record.mutable and record.twin is not None and record.snapshot is not None:
-            if self._is_committed(record.snapshot):
-                self.records.finalized(record.twin)
+        half_done = record.twin is not None and record.snapshot is not None and self._is_committed(record.snapshot)
+        if record.mutable and record.twin is not None and half_done:
+            self.records.finalized(record.twin)
         return self.records.hold_mutable(record_id)
 
     def finalize(self, record: Record) -> Record:

@@ -99,6 +99,12 @@ class SnapshotDriver(Protocol):
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""
 
+    def replace(self, key: str, other: str) -> None:
+        """Put the committed snapshot `other`, made over the same ones, in the place of `key`, which is damaged."""
+
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """Return what dead processes left under the root that is no snapshot, as paths below it."""
+
     def keys(self) -> Iterator[str]:
         """Yield the key of every snapshot on disk."""
 

@@ -128,6 +128,14 @@ class Layout:
             return
         self.discard(trash)
 
+    def replace(self, key: str, other: str) -> None:
+        """Put the snapshot `other` in the place of `key`, whether or not something is there."""
+        made = self.existing(other)
+        self.remove(key)
+        with typed_errors(key):
+            made.rename(self.path(key))
+            sync_directory(self.snapshots)
+
     def discard(self, path: Path) -> None:
         """Remove a directory under `ingest`, if it is still there."""
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

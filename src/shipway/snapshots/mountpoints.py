@@ -108,6 +108,11 @@ class Mountpoints:
 
     def reclaim(self) -> None:
         """Take away what processes that died since left mounted."""
+        self.leftovers(remove=True)
+
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """Return the directories that dead processes left here, as paths below the root."""
+        found = []
         for home in [self._base / name for name in _names(self._base)]:
             try:
                 fd = os.open(home / _LOCK, os.O_RDWR | os.O_CLOEXEC)
@@ -117,11 +122,14 @@ class Mountpoints:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._clear(home)
+                found.append(f"{self._base.name}/{home.name}")
+                if remove:
+                    self._clear(home)
             except BlockingIOError:
                 pass
             finally:
                 os.close(fd)
+        return found
 
     @staticmethod
     def _clear(home: Path) -> None:

@@ -178,6 +178,24 @@ class NativeDriver:
         """Remove a snapshot; one that is not there is no error."""
         self._layout.remove(key)
 
+    def replace(self, key: str, other: str) -> None:
+        """Put one snapshot in the place of another; see `SnapshotDriver.replace`.
+
+        Trees that were put together from several snapshots may hold links to its files: they are made anew.
+        """
+        self._layout.replace(key, other)
+        for one in list(self._layout.keys()):
+            directory = self._layout.path(one)
+            for name in os.listdir(directory):
+                if name.startswith(MERGED):
+                    trash = self._layout.stage(one)
+                    (directory / name).rename(trash / name)
+                    self._layout.discard(trash)
+
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """Return what dead processes left mounted, or copied to be shown."""
+        return self._mountpoints.leftovers(remove=remove)
+
     def close(self) -> None:
         """Take away what is still mounted; see `SnapshotDriver.close`."""
         self._mountpoints.close()

@@ -23,7 +23,7 @@ from shipway.trees import xattrs
 from shipway.trees.diff import layer_changes
 from shipway.trees.entry import Entry, TreeSink, parent_of
 from shipway.trees.layer_writer import LayerWriter
-from shipway.trees.removal import remove_tree
+from shipway.trees.removal import empty_directory, remove_tree
 from shipway.trees.stack import OverlayTree
 from shipway.trees.writer import TreeWriter
 
@@ -313,6 +313,23 @@ class OverlayDriver:
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""
         self._layout.remove(key)
+
+    def replace(self, key: str, other: str) -> None:
+        """Put one snapshot in the place of another; see `SnapshotDriver.replace`."""
+        self._layout.replace(key, other)
+
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """Return what dead processes left mounted, and what is in the directory that is to be empty."""
+        found = self._mountpoints.leftovers(remove=remove)
+        with suppress(FileNotFoundError):
+            fd = os.open(self._layout.root / "empty", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found += [f"empty/{name}" for name in sorted(os.listdir(fd))]
+                if remove:
+                    empty_directory(fd)
+            finally:
+                os.close(fd)
+        return found
 
     def close(self) -> None:
         """Take away what is still mounted; see `SnapshotDriver.close`."""
