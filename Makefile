@@ -4,13 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check fast format bench clean packages
+.PHONY: demo test test-long check fast format bench clean packages
 
 demo: $(STAMP)
 	$(BIN)/shipway demo
 
 test: $(STAMP) packages
 	$(BIN)/python -m pytest
+
+# What takes minutes: hundreds of crashes, faults injected.
+test-long: $(STAMP) packages
+	$(BIN)/python -m pytest -m long
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What all tests share: the `support` package on the path, and the `root` marker."""
+"""What all tests share: the `support` package on the path, and the markers `root` and `long`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root, and say so, without it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes unless it is asked for; skip what needs root, and say so, without it."""
+    if "long" not in config.getoption("markexpr"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
     if os.geteuid() == 0:
         return
     for item in items:

@@ -213,7 +213,7 @@ def test_a_name_must_be_given_and_sharing_be_known(cache: Cache) -> None:
     with pytest.raises(Invalid):
         cache.mutable("")
     with pytest.raises(Invalid):
-        cache.mutable("pip", sharing="public")  # type: ignore[arg-type]  what is tested
+        cache.mutable("pip", sharing="public")  # type: ignore[arg-type]  # what is tested
 
 
 def test_an_ordinary_mutable_is_never_shared(cache: Cache) -> None:

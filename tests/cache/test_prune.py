@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.caches import OpenCache, counts, snapshots_on_disk, write
 
-from shipway import Cache, CachePolicy, Invalid, LocalImmutableRef, RecordType, UsageRecord, Verdict
+from shipway import Cache, CachePolicy, Invalid, LocalImmutableRef, RecordType, RemoteImmutableRef, UsageRecord, Verdict
 from shipway.local.filters import parse_filters
 from shipway.local.keeping import bytes_to_keep
 from shipway.server.app import serving
@@ -125,7 +125,7 @@ def usage(**values: object) -> UsageRecord:
         "last_used": None, "usage_count": 0, "description": "npm, of the web", "record_type": RecordType.REGULAR,
         "shared": False,
     }  # fmt: skip
-    return UsageRecord(**(known | values))  # type: ignore[arg-type]  each test gives values of the right types
+    return UsageRecord(**(known | values))  # type: ignore[arg-type]  # each test gives values of the right types
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,9 @@ def test_a_key_of_a_ref_whose_blob_went_is_served_as_before(cache: Cache, pushed
     assert [done.verdict for done in cache.prune(max_used_space=accounted(cache) - MIB // 2)] == [Verdict.DROP_BLOBS]
     with serving(StoreBackend(cache)) as url:
         third = open_cache("third", remotes=[f"oci://{url.partition('://')[2]}"])
-        with third.lookup("key") as found, found.pull() as local:  # type: ignore[union-attr]  it is there, and remote
+        found = third.lookup("key")
+        assert isinstance(found, RemoteImmutableRef)
+        with found, found.pull() as local:
             assert local.size() >= 3 * MIB
 
 

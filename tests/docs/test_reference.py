@@ -26,16 +26,22 @@ def test_every_public_name_is_in_the_python_reference() -> None:
     assert documented == set(shipway.__all__) - {"__version__"}
 
 
+GROUPS = ("key", "cachemount")
+"""The commands that have commands of their own."""
+PLAIN_NAME = rf"^(?:(?:{'|'.join(GROUPS)}) )?[a-z]+"
+
+
 def commands() -> set[str]:
     names = {name for name in app if not name.startswith("-")}
-    return (names - {"key"}) | {f"key {name}" for name in app["key"] if not name.startswith("-")}
+    groups = {f"{group} {name}" for group in GROUPS for name in app[group] if not name.startswith("-")}
+    return (names - set(GROUPS)) | groups
 
 
 def test_every_command_and_option_is_in_the_command_line_reference() -> None:
     text = (PROJECT / "docs/reference/cli.md").read_text(encoding="utf-8")
     headings = re.findall(r"^### (.*)$", text, re.MULTILINE)
     usages = [usage for heading in headings for usage in re.findall(r"`([^`]*)`", heading)]
-    documented = {name for usage in usages for name in re.findall(r"^(?:key )?[a-z]+", usage)}
+    documented = {name for usage in usages for name in re.findall(PLAIN_NAME, usage)}
     assert documented == commands()
     options = set(re.findall(r"--[a-z-]+", "".join(headings)))
     assert options == {option for command in commands() for option in options_of(command.split())}

@@ -103,7 +103,7 @@ def metadata_read(ref: shipway.Ref) -> None:
 
 def space(cache: shipway.Cache) -> None:
     assert_type(cache.disk_usage(), Iterator[shipway.UsageRecord])
-    assert_type(cache.prune(), Iterator[shipway.UsageRecord])
+    assert_type(cache.prune(), Iterator[shipway.PruneDecision])
     for record in cache.prune(ids=["id"]):
         assert_type(record.parents, tuple[str, ...])
         assert_type(record.in_use, bool)
