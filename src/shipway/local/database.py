@@ -137,6 +137,22 @@ CREATE TABLE tags (
 CREATE INDEX tags_record ON tags (record) WHERE record IS NOT NULL;
 CREATE INDEX tags_manifest ON tags (manifest) WHERE manifest IS NOT NULL;
 
+-- Where contents are in the snapshots of this store, by digest: see local/contents.py.
+CREATE TABLE contents (
+    record TEXT PRIMARY KEY,
+    digests BLOB NOT NULL,        -- the first 8 bytes of each
+    places BLOB NOT NULL
+);
+
+-- Files in `kept/`, of pieces of remote layers that were fetched, by digest: see local/kept.py.
+CREATE TABLE kept (
+    name TEXT PRIMARY KEY,
+    digests BLOB NOT NULL,        -- the first 8 bytes of each
+    places BLOB NOT NULL,
+    bytes INTEGER NOT NULL,
+    used INTEGER NOT NULL
+);
+
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
