@@ -114,6 +114,62 @@ class Pushed:
     traffic: Traffic
 
 
+class Way(StrEnum):
+    """How a layer came to be here."""
+
+    HERE = "here"
+    """It was in the store, as a layer over the same ones."""
+    UNPACKED = "unpacked"
+    """Its blob was in the store."""
+    ASSEMBLED = "assembled"
+    """It was put together of contents that were in the store and ranges of its blob."""
+    FETCHED = "fetched"
+    """Its blob was fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPulled:
+    """How one layer was pulled, and where its bytes came from."""
+
+    digest: str
+    """Of its blob, where it was pulled from."""
+    diff_id: str
+    size: int
+    """Bytes of that blob."""
+    way: Way
+    reason: str
+    """Why it went that way, in a line for people."""
+    tables: int = 0
+    """Bytes fetched to know what is in it."""
+    ranges: int = 0
+    """Bytes fetched by ranges."""
+    whole: int = 0
+    """Bytes of the whole blob that were fetched."""
+    resumed: int = 0
+    """Bytes of the blob that had come in an earlier attempt."""
+    deduplicated: int = 0
+    """Bytes of content that were taken from elsewhere in the store."""
+
+    @property
+    def fetched(self) -> int:
+        """All bytes that were fetched for it."""
+        return self.tables + self.ranges + self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """How a ref was pulled: from where, when (in UTC), and each layer, base first."""
+
+    reference: str
+    at: datetime
+    layers: tuple[LayerPulled, ...]
+
+    @property
+    def fetched(self) -> int:
+        """All bytes of layers that were fetched."""
+        return sum(layer.fetched for layer in self.layers)
+
+
 class Metadata(Protocol):
     """What is remembered about a record besides its tree. Setting a field stores it at once."""
 

@@ -155,8 +155,8 @@ class RemoteHandle:
         self._check()
         diff_ids = [layer.diff_id for layer in self._layers]
         name = self._name.split("@")[0]
-        record = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
-        return LocalHandle(self._store, record)
+        pulled = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
+        return LocalHandle(self._store, pulled.record)
 
     def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
         """Make an image of its layers where `reference` says; what is lacking there is copied, nothing unpacked."""
