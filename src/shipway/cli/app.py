@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from shipway import __version__
 from shipway.cli import (
     cachemounts,
+    combining,
     demonstration,
     documents,
     files,
@@ -58,6 +59,8 @@ app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
+app.command(combining.merge)
+app.command(combining.diff)
 app.command(keys.app)
 app.command(cachemounts.app)
 app.command(space.du)
