@@ -23,6 +23,7 @@ ROOMS = [
     {"snapshots"},
     {"layers"},
     {"trees"},
+    {"references"},
     {"oci"},
     {"refs"},
     {"progress"},

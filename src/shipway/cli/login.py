@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from shipway.cli.session import InSession
 from shipway.errors import Invalid
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 
 
 def login(
@@ -29,7 +29,7 @@ def login(
     """
     from shipway.remotes import log_in  # noqa: PLC0415  only this command needs the HTTP client
 
-    place = Reference.parse(registry if "://" in registry else f"oci://{registry}")
+    place = RegistryReference.parse(registry if "://" in registry else f"oci://{registry}")
     file = log_in(place, username, _password(place.host, from_stdin=password_stdin))
     session.show({"registry": place.host, "username": username, "file": str(file)}, [f"remembered in {file}"])
 
