@@ -67,6 +67,7 @@ app.command(space.du)
 app.command(space.prune)
 app.command(verify.verify)
 app.command(login.login)
+app.command(login.logout)
 app.command(serving.serve)
 app.command(demonstration.demo)
 
