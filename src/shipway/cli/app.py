@@ -135,7 +135,7 @@ def fail(error: ShipwayError, *, as_json: bool) -> int:
 
 
 def _usage(error: CycloptsError) -> Invalid:
-    said = " ".join(str(error).split()).rstrip(".")
+    said = " ".join(str(error).split()).partition(" Available commands:")[0].rstrip(".")  # `--help` has them all
     command = " ".join(["shipway", *(error.command_chain or ())])
     return Invalid(said, todo=f"see `{command} --help`")
 
