@@ -17,6 +17,7 @@ ROOMS = [
     {"cache"},
     {"remote_handles", "cachemounts", "mounting"},
     {"handles", "importing"},
+    {"reading"},
     {"transfer"},
     {"remotes"},
     {"local"},

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from shipway.errors import Invalid, NotFound
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
-from shipway.trees.entry import Tree
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
 
 KEY = "key:"
 AnyRef = LocalImmutableRef | RemoteImmutableRef
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A ref whose tree can be listed and read, as those of `shipway.handles` can."""
-
-    def tree(self) -> AbstractContextManager[Tree]:
-        """Return a context manager that yields the tree."""
 
 
 def is_reference(text: str) -> bool:
@@ -49,12 +39,6 @@ def local_ref(cache: Cache, text: str) -> LocalImmutableRef:
         ref.release()
         raise Invalid("is not in this store", where=text, todo=f"bring it here with `shipway pull {text}`")
     return ref
-
-
-def tree_of(ref: AnyRef) -> AbstractContextManager[Tree]:
-    """Return a context manager that yields the tree of a ref, here or elsewhere."""
-    assert isinstance(ref, Readable)
-    return ref.tree()
 
 
 def record_id(cache: Cache, text: str) -> str:
