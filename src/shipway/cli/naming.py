@@ -1,34 +1,17 @@
-"""How commands name refs: an id, a unique prefix of one, `key:NAME`, or a reference such as `oci://…`."""
+"""What commands want of the refs that they are given names of (`shipway.naming`)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shipway.errors import Invalid, NotFound
+from shipway.errors import Invalid
+from shipway.naming import KEY, AnyRef, any_ref, is_reference
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
 
-KEY = "key:"
-AnyRef = LocalImmutableRef | RemoteImmutableRef
-
-
-def is_reference(text: str) -> bool:
-    """Whether `text` names an image somewhere else; a key may hold anything."""
-    return "://" in text and not text.startswith(KEY)
-
-
-def any_ref(cache: Cache, text: str) -> AnyRef:
-    """Return the immutable ref that `text` names, here or elsewhere. `NotFound`, `Invalid`."""
-    if is_reference(text):
-        return cache.remote(text)
-    if not text.startswith(KEY):
-        return cache.get(cache.find(text))
-    found = cache.lookup(text.removeprefix(KEY))
-    if found is None:
-        raise NotFound("no such key", where=text, todo="`shipway key ls` lists the keys of this store")
-    return found
+__all__ = ["KEY", "AnyRef", "any_ref", "is_reference", "local_ref", "record_id"]
 
 
 def local_ref(cache: Cache, text: str) -> LocalImmutableRef:
