@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from shipway import __version__
 from shipway.cli import (
     cachemounts,
+    combining,
     demonstration,
     documents,
     files,
@@ -58,6 +59,8 @@ app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
+app.command(combining.merge)
+app.command(combining.diff)
 app.command(keys.app)
 app.command(cachemounts.app)
 app.command(space.du)
@@ -131,7 +134,7 @@ def fail(error: ShipwayError, *, as_json: bool) -> int:
 
 
 def _usage(error: CycloptsError) -> Invalid:
-    said = " ".join(str(error).split()).rstrip(".")
+    said = " ".join(str(error).split()).partition(" Available commands:")[0].rstrip(".")  # `--help` has them all
     command = " ".join(["shipway", *(error.command_chain or ())])
     return Invalid(said, todo=f"see `{command} --help`")
 

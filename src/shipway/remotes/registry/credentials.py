@@ -13,6 +13,7 @@ import binascii
 import errno
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -190,15 +191,13 @@ def _ask_helper(name: str, host: str) -> Credentials | None:
     program = f"docker-credential-{name}"
     if not _HELPER_NAME.fullmatch(name):
         raise Invalid(f"not the name of a credential helper: {name[:50]!r}", where=host)
+    if shutil.which(program) is None:  # a search that a directory closed to us ends looks like a file closed to us
+        raise Unavailable("the auth file names this credential helper, but it is not installed", where=program)
     server = _DOCKER_HUB_SERVER if host in _DOCKER_HUB else host
     try:
         done = subprocess.run(
             [program, "get"], input=server.encode(), capture_output=True, timeout=_HELPER_TIMEOUT, check=False
         )
-    except FileNotFoundError:
-        raise Unavailable(
-            "the auth file names this credential helper, but it is not installed", where=program
-        ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"cannot be asked for credentials ({type(error).__name__})", where=program) from None
     if done.returncode:
