@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Self
 
 from msgspec.structs import replace
@@ -96,39 +97,54 @@ class ChunkedLayer:
             return {}
         return self._kept.find(chunk.digest for entry in entries for chunk in entry.chunks if not chunk.zeros)
 
-    def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
-        """Yield files all of which was fetched before; what turns out to be damaged, or gone, is fetched again."""
+    def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
+        """Yield the checked contents of chunks of the file `path`; those that follow one another are one range.
+
+        None is fetched that was fetched before.
+        """
+        held = self._kept.find(chunk.digest for chunk in chunks) if self._kept is not None else {}
+        for is_held, run in groupby(chunks, lambda chunk: chunk.digest in held):
+            some = list(run)
+            yield from self._take_held(path, some, held) if is_held else self._fetch(path, some)
+
+    def _take_held(self, path: str, chunks: Iterable[Chunk], held: Mapping[str, KeptPiece]) -> Iterator[bytes]:
+        """Yield chunks that were fetched before; what turns out to be damaged, or gone, is fetched again."""
         assert self._kept is not None
-        kept = self._kept
-
-        def decode(chunk: Chunk, entry: Entry) -> bytes:
-            content = decode_kept(kept.read(held[chunk.digest]), chunk)
+        for chunk in chunks:
+            content = decode_kept(self._kept.read(held[chunk.digest]), chunk)
             if content is not None:
-                return content
-            with self._remote.read_blob(self._descriptor, chunk.offset, chunk.length) as pieces:
-                return self._decode(b"".join(pieces), chunk, entry)
+                yield content
+            else:
+                yield from self._fetch(path, [chunk])
 
+    def _fetch(self, path: str, chunks: Sequence[Chunk]) -> Iterator[bytes]:
+        """Fetch one range, from the first to the last of chunks, and yield these."""
+        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
+        with ExitStack() as stack:
+            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
+            pieces = stack.enter_context(self._remote.read_blob(self._descriptor, start, end - start))
+            stream = Stream(iter(pieces), start, self._where)
+            for chunk in chunks:
+                yield self._decode(chunk, path, stream, pack)
+
+    def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
+        """Yield files all of which was fetched before."""
         for entry in entries:
-            yield from self._read_file(entry, decode)
+            chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
+            yield from self._read_file(entry, self._take_held(entry.path, chunks, held))
 
     def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
         with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
             stream = Stream(iter(pieces), wanted.start, self._where)
-
-            def decode(chunk: Chunk, entry: Entry) -> bytes:
-                data = stream.take(chunk.offset, chunk.length)
-                content = self._decode(data, chunk, entry)
-                if pack is not None:
-                    pack.add(chunk.digest, data)
-                return content
-
             for entry in entries:
-                yield from self._read_file(entry, decode)
+                chunks = (chunk for chunk in entry.chunks if not chunk.zeros)
+                yield from self._read_file(entry, (self._decode(chunk, entry.path, stream, pack) for chunk in chunks))
 
-    def _read_file(self, entry: Entry, decode: Callable[[Chunk, Entry], bytes]) -> Iterator[Piece]:
+    def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
+        """Yield a file whose chunks, but for holes, `plain` is."""
         chunks = entry.chunks
-        contents = (chunk.size if chunk.zeros else decode(chunk, entry) for chunk in chunks)
+        contents = (chunk.size if chunk.zeros else next(plain) for chunk in chunks)
         if len(chunks) == 1 and chunks[0].digest == entry.digest:
             yield Piece(entry, next(contents), last=True)
             return
@@ -148,8 +164,12 @@ class ChunkedLayer:
                 self._check(f"sha256:{whole.hexdigest()}", entry)
             yield Piece(entry, content, last=number == len(chunks))
 
-    def _decode(self, data: Buffer, chunk: Chunk, entry: Entry) -> bytes:
-        return decode_chunk(data, chunk, f"{self._where}, {entry.path!r}")
+    def _decode(self, chunk: Chunk, path: str, stream: Stream, pack: Pack | None) -> bytes:
+        data = stream.take(chunk.offset, chunk.length)
+        content = decode_chunk(data, chunk, f"{self._where}, {path!r}")
+        if pack is not None:
+            pack.add(chunk.digest, data)
+        return content
 
     def _check(self, digest: str, entry: Entry) -> None:
         if entry.digest:
