@@ -157,6 +157,8 @@ class RemoteHandle(ShowsTree):
         diff_ids = [layer.diff_id for layer in self._layers]
         name = without_digest(self._name)
         pulled = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
+        for layer in self._layers:
+            self._store.places.saw(layer.source.remote.name, [(layer.descriptor, layer.diff_id)])
         return LocalHandle(self._store, pulled.record)
 
     def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:

@@ -161,6 +161,20 @@ CREATE TABLE kept (
     used INTEGER NOT NULL
 );
 
+-- Where blobs were seen: see local/places.py.
+CREATE TABLE places (
+    digest TEXT NOT NULL,
+    place TEXT NOT NULL,          -- the name of a remote
+    diff_id TEXT,                 -- set for layers
+    media_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    annotations TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (digest, place)
+) WITHOUT ROWID;
+CREATE INDEX places_diff ON places (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX places_seen ON places (seen);
+
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 

@@ -26,6 +26,7 @@ from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
 from shipway.local.kept import Kept
 from shipway.local.leases import Leases
+from shipway.local.places import Places
 from shipway.local.records import Records
 from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
@@ -66,6 +67,7 @@ class Store:
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
             self.kept = Kept(root, self.database)
+            self.places = Places(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:
