@@ -27,18 +27,23 @@ if TYPE_CHECKING:
     )
     from shipway.progress import Progress, ProgressCallback
     from shipway.refs import (
+        Answer,
+        Asked,
         CachePolicy,
+        Explanation,
         Extractable,
         Extracted,
         FileStat,
         Finding,
         ImmutableRef,
+        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
+        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -46,15 +51,19 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
+        Way,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Asked",
     "Cache",
     "CachePolicy",
     "Corrupt",
     "DigestMismatch",
+    "Explanation",
     "Extractable",
     "Extracted",
     "FileStat",
@@ -62,6 +71,7 @@ __all__ = [
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "LayerPulled",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
@@ -73,6 +83,7 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "PruneDecision",
+    "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
@@ -88,6 +99,7 @@ __all__ = [
     "UnsafeEntry",
     "UsageRecord",
     "Verdict",
+    "Way",
     "__version__",
 ]
 

@@ -191,6 +191,42 @@ class FileStat:
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
+class Answer(StrEnum):
+    """What a place said when it was asked for a key."""
+
+    HIT = "hit"
+    MISS = "miss"
+    ERROR = "error"
+    """It could not be asked, or what it has cannot be used."""
+    NOT_ASKED = "not asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A place where a key is looked up, in the order in which they are, and what it answered."""
+
+    place: str
+    """The name of a remote, or `this store`."""
+    answer: Answer
+    reason: str
+    """In a line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a key hits or misses, or how a ref came to be here."""
+
+    subject: str
+    """The key, or the id."""
+    tag: str | None
+    """The tag that the key has in registries; None for a ref."""
+    id: str | None
+    """The ref that was found, or the reference of the image at a remote; None for a miss."""
+    asked: tuple[Asked, ...]
+    pulled: Pulled | None
+    """How it was pulled, or what it stands on; None if nothing was."""
+
+
 class Metadata(Protocol):
     """What is remembered about a record besides its tree. Setting a field stores it at once."""
 

@@ -16,7 +16,7 @@ from shipway.local.store import Store
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
-from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
+from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.pull import pull
@@ -159,6 +159,8 @@ class RemoteHandle(ShowsTree):
         pulled = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
         for layer in self._layers:
             self._store.places.saw(layer.source.remote.name, [(layer.descriptor, layer.diff_id)])
+        if any(layer.way is not Way.HERE for layer in pulled.layers):
+            self._store.reports.save(pulled.record.id, Pulled(self._name, datetime.now(UTC), pulled.layers))
         return LocalHandle(self._store, pulled.record)
 
     def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:

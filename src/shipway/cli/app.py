@@ -20,6 +20,7 @@ from shipway.cli import (
     combining,
     demonstration,
     documents,
+    explain,
     files,
     keys,
     login,
@@ -59,6 +60,7 @@ app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
+app.command(explain.explain)
 app.command(combining.merge)
 app.command(combining.diff)
 app.command(keys.app)

@@ -161,6 +161,9 @@ CREATE TABLE kept (
     used INTEGER NOT NULL
 );
 
+-- How records were pulled, as JSON: see local/reports.py.
+CREATE TABLE reports (record TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+
 -- Where blobs were seen: see local/places.py.
 CREATE TABLE places (
     digest TEXT NOT NULL,

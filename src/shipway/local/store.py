@@ -28,6 +28,7 @@ from shipway.local.kept import Kept
 from shipway.local.leases import Leases
 from shipway.local.places import Places
 from shipway.local.records import Records
+from shipway.local.reports import Reports
 from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
@@ -68,6 +69,7 @@ class Store:
             self.tags = Tags(self.database)
             self.kept = Kept(root, self.database)
             self.places = Places(self.database)
+            self.reports = Reports(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:

@@ -51,6 +51,7 @@ _RULES = (
     _Rule("mounts", "target", f"record {_NO_RECORD}", "mount of a record that is gone", "DELETE FROM mounts"),
     _Rule("cache_mounts", "name", f"record {_NO_RECORD}", "its record is gone", "DELETE FROM cache_mounts"),
     _Rule("contents", "record", f"record {_NO_RECORD}", "its record is gone", "DELETE FROM contents"),
+    _Rule("reports", "record", f"record {_NO_RECORD}", "its record is gone", "DELETE FROM reports"),
     _Rule(
         "tags",
         "name",
