@@ -19,6 +19,7 @@ ROOMS = [
     {"handles", "importing"},
     {"transfer"},
     {"remotes"},
+    {"config"},
     {"local"},
     {"snapshots"},
     {"layers"},

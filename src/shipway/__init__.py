@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
+    from shipway.config import Config, PrunePolicy, RegistrySettings
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Cache",
     "CachePolicy",
+    "Config",
     "Corrupt",
     "DigestMismatch",
     "Extractable",
@@ -71,9 +73,11 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "PruneDecision",
+    "PrunePolicy",
     "Pushed",
     "RecordType",
     "Ref",
+    "RegistrySettings",
     "RemoteImmutableRef",
     "RepositoryNotFound",
     "ShipwayError",
@@ -89,7 +93,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "cache")
+_MODULES = ("errors", "progress", "refs", "config", "cache")
 
 
 def __getattr__(name: str) -> object:
