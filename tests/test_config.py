@@ -91,6 +91,7 @@ def test_paths_start_at_the_file_or_at_home(file: Path) -> None:
         ("remotes = 'oci://h'", "remotes", "Expected `array`"),
         ("remotes = ['oci://h', 2]", "remotes[1]", "Expected `str`"),
         ("remotes = ['oci://h', 'h']", "remotes[1]", "not a reference"),
+        ("platform = 'x'", "platform", "not a platform"),
         ("[prune]\nall = true", "prune", "Expected `array`, got `table`"),
         ("prune = [1]", "prune[0]", "Expected `table`"),
         ("[[prune]]\nall = true", "prune[0]", "limits nothing"),

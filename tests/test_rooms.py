@@ -24,6 +24,7 @@ ROOMS = [
     {"snapshots"},
     {"layers"},
     {"trees"},
+    {"references"},
     {"oci"},
     {"refs"},
     {"progress"},

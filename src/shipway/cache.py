@@ -23,8 +23,9 @@ from shipway.local.keeping import PruneOptions
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.local.verify import verify
-from shipway.oci import Reference, key_tag
+from shipway.oci import Platform, key_tag
 from shipway.progress import ProgressCallback
+from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
     Finding,
@@ -64,6 +65,7 @@ class Cache:
         self._store = store
         self._config = config
         self._remotes = [Reference.parse(remote) for remote in config.remotes]
+        self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
     @classmethod
     def open(
@@ -72,6 +74,7 @@ class Cache:
         *,
         driver: str | None = None,
         remotes: Iterable[str] | None = None,
+        platform: str | None = None,
         config: Config | str | Path | None = None,
         repair: bool = True,
     ) -> Self:
@@ -83,11 +86,12 @@ class Cache:
             root: the directory; by default `shipway` in the user's data directory.
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
+            platform: which image of an index is meant, as `os/architecture[/variant]`; by default this machine's.
             config: the configuration file, if not the usual one; or a `Config`, for which no file or variable is read.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
 
         Raises:
-            Invalid: a reference or driver that makes no sense, or a configuration, by file and key.
+            Invalid: a reference, platform or driver that makes no sense, or a configuration, by file and key.
             NotFound: a configuration file that was named is not there.
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
@@ -97,6 +101,7 @@ class Cache:
             root=Path(root) if root is not None else None,
             driver=driver,
             remotes=tuple(remotes) if remotes is not None else None,
+            platform=platform,
         ).config
         return cls(Store(in_force.root, in_force.driver, repair=repair), in_force)
 
@@ -232,15 +237,17 @@ class Cache:
 
     # Remote refs
 
-    def remote(self, reference: str) -> RemoteImmutableRef:
+    def remote(self, reference: str, *, platform: str | None = None) -> RemoteImmutableRef:
         """Return the image at `reference` as a remote ref; only its manifest is fetched.
 
-        Raises `Invalid` for a reference that is none, `NotFound`, `RepositoryNotFound`,
+        `platform`, by default the cache's, is which image of an index is meant: `os/architecture[/variant]`.
+        Raises `Invalid` for a reference or platform that is none, `NotFound`, `RepositoryNotFound`,
         `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
         """
         place = Reference.parse(reference)
+        wanted = Platform.parse(platform) if platform is not None else self._platform
         try:
-            return self._remote(place)
+            return self._remote(place, wanted)
         except RepositoryNotFound:
             raise
         except NotFound:
@@ -250,10 +257,10 @@ class Cache:
                 next(remote.tags(), None)
             raise
 
-    def _remote(self, reference: Reference) -> RemoteHandle:
+    def _remote(self, reference: Reference, platform: Platform | None) -> RemoteHandle:
         remote = open_remote(reference)
         try:
-            image = find_image(remote, reference.target)
+            image = find_image(remote, reference.target, platform)
             source = RemoteImage(remote, image)
             name = str(reference.at(digest=image.descriptor.digest))
             return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
@@ -348,7 +355,7 @@ class Cache:
         failure: Exception | None = None
         for remote in self._remotes:
             try:
-                return self._remote(remote.at(tag=key_tag(key)))
+                return self._remote(remote.at(tag=key_tag(key)), self._platform)
             except NotFound:
                 continue
             except Unavailable as error:

@@ -21,11 +21,12 @@ import msgspec
 from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local.filters import parse_filters
 from shipway.local.keeping import PruneOptions
-from shipway.oci import Reference
+from shipway.oci import Platform
 from shipway.quantities import Size, duration, size
+from shipway.references import Reference, RegistryReference
 
 DRIVERS = ("auto", "overlay", "native")
-VARIABLES = {"root": "SHIPWAY_ROOT", "driver": "SHIPWAY_DRIVER", "remotes": "SHIPWAY_REMOTES"}
+VARIABLES = {key: f"SHIPWAY_{key.upper()}" for key in ("root", "driver", "remotes", "platform")}
 """Which variable overrides which key."""
 
 _SIZES = ("reserved_space", "max_used_space", "min_free_space")
@@ -100,7 +101,7 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
         """Check what can be checked without looking at the files, which others than the one in use may lack."""
         for index, mirror in enumerate(self.mirrors):
             with _inside(f"mirrors[{index}]", ": "):
-                Reference.parse(f"oci://{mirror}")
+                RegistryReference.parse(f"oci://{mirror}")
                 if {"@", ":"} & set(mirror.partition("/")[2]):
                     raise Invalid("has a tag or a digest", where=repr(mirror), todo="write host[:port][/prefix]")
         if self.client_key is not None and self.client_cert is None:
@@ -121,6 +122,8 @@ class Config(Table, frozen=True, kw_only=True):
     """How a new store keeps trees: `overlay`, `native`, or `auto`, which takes what works here."""
     remotes: tuple[str, ...] = ()
     """References of repositories where keys are looked up that are not here, in order."""
+    platform: str | None = None
+    """Which image of a multi-platform one is meant, as `os/architecture[/variant]`; by default this machine's."""
     prune: tuple[PrunePolicy, ...] = ()
     """What is pruned without being asked, one after the other."""
     registry: Mapping[str, RegistrySettings] = {}
@@ -135,11 +138,14 @@ class Config(Table, frozen=True, kw_only=True):
         for index, one in enumerate(self.remotes):
             with _inside(f"remotes[{index}]", ": "):
                 Reference.parse(one)
+        if self.platform is not None:
+            with _inside("platform", ": "):
+                Platform.parse(self.platform)
         for host in self.registry:
             with _inside(f'registry."{host}"', ": "):
                 if "/" in host:
                     raise Invalid("not a host", todo="write host[:port]")
-                Reference.parse(f"oci://{host}")
+                RegistryReference.parse(f"oci://{host}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,14 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from shipway.errors import Invalid, Locked
-from shipway.local.checksums import local_checksums
+from shipway.local.answers import RecordChecksums
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Reference
 from shipway.progress import ProgressCallback
+from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_remote
 from shipway.transfer.push import push
-from shipway.trees.checksum import Checksums
 from shipway.trees.entry import Tree
 from shipway.trees.extract import extract
 
@@ -172,7 +171,7 @@ class Handle:
 class LocalHandle(Handle):
     """A `LocalImmutableRef`."""
 
-    _checksums: Checksums | None = None
+    _checksums: RecordChecksums | None = None
 
     def finalize(self) -> None:
         """Flush it to the driver; it cannot be reopened for change after that."""
@@ -217,7 +216,7 @@ class LocalHandle(Handle):
         record = self._record()
         with self._lock:
             if self._checksums is None:
-                self._checksums = local_checksums(self._store, record)
+                self._checksums = RecordChecksums(self._store, record)
             checksums = self._checksums
         return checksums.checksum(path, follow=follow, wildcard=wildcard, include=include, exclude=exclude)
 

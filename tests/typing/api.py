@@ -62,7 +62,7 @@ def refs_are_context_managers(cache: shipway.Cache, stack: ExitStack) -> None:
 
 
 def remote_refs(cache: shipway.Cache) -> None:
-    with cache.remote("oci://host/repository:tag") as remote:
+    with cache.remote("oci://host/repository:tag", platform="linux/arm64") as remote:
         done = remote.extract("out", "/bin/*", parents=True, wildcard=True)
         assert_type(done, shipway.Extracted)
         assert_type(done.traffic, shipway.Traffic)

@@ -69,6 +69,7 @@ app.command(space.prune)
 app.command(verify.verify)
 app.command(configuration.config)
 app.command(login.login)
+app.command(login.logout)
 app.command(serving.serve)
 app.command(demonstration.demo)
 
@@ -80,6 +81,7 @@ def launch(
     root: Path | None = None,
     driver: str | None = None,
     remote: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None,
+    platform: str | None = None,
     json: bool = False,
 ) -> Any:
     """Run one command.
@@ -90,10 +92,11 @@ def launch(
         root: The store's directory; ~/.local/share/shipway by default.
         driver: How trees are kept: overlay, native, or auto.
         remote: Where to look keys up that are not here; may be repeated.
+        platform: Which image of a multi-platform one is meant: os/architecture[/variant]; this machine's by default.
         json: Print one JSON document instead of text.
     """
     command, bound, ignored = app.parse_args(tokens, print_error=False, exit_on_error=False)
-    filled = {"session": Session(config, root, driver, remote, json)} if "session" in ignored else {}
+    filled = {"session": Session(config, root, driver, remote, platform, json)} if "session" in ignored else {}
     return command(*bound.args, **bound.kwargs, **filled)
 
 
