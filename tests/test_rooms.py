@@ -22,6 +22,7 @@ ROOMS = [
     {"reading"},
     {"transfer"},
     {"remotes"},
+    {"config"},
     {"local"},
     {"snapshots"},
     {"layers"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
+    from shipway.config import Config, PrunePolicy, RegistrySettings
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
@@ -61,6 +62,7 @@ __all__ = [
     "Asked",
     "Cache",
     "CachePolicy",
+    "Config",
     "Corrupt",
     "DigestMismatch",
     "Explanation",
@@ -83,10 +85,12 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "PruneDecision",
+    "PrunePolicy",
     "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
+    "RegistrySettings",
     "RemoteImmutableRef",
     "RepositoryNotFound",
     "ShipwayError",
@@ -103,7 +107,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "cache")
+_MODULES = ("errors", "progress", "refs", "config", "cache")
 
 
 def __getattr__(name: str) -> object:
