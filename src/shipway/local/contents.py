@@ -3,7 +3,7 @@
 A layer's table of contents says what its files, and the chunks of large ones, hash to. Of each layer there is
 one row: the digests, shortened, and where each content is. It is made when somebody first looks for contents,
 from the table in the layer's blob, or before that blob is pruned; so pulling and packing do not pay for it, 30,000
-files take 0.9 MB, and the row goes with its record. Layers that never had a table are not listed.
+files take 0.3 MB, and the row goes with its record. Layers that never had a table are not listed.
 
 Nothing of this is trusted: files of a snapshot may be damaged, so who takes a content checks it.
 """
@@ -118,14 +118,15 @@ def has_contents(store: Store) -> bool:
 
 def _lists(store: Store) -> Iterator[tuple[str, bytes]]:
     """Yield each layer's digests, the newest layers first; those whose blob was not looked into yet are now."""
-    blobs = store.database.read(
-        "SELECT DISTINCT blobs.digest FROM records JOIN blobs USING (diff_id)"
-        " WHERE NOT mutable AND id NOT IN (SELECT record FROM contents)"
-    )
-    for (digest,) in blobs:
-        blob = store.blobs.get(digest)
-        if blob is not None:
-            learn_blob(store, blob)
+    with store.leases.locked("contents"):  # several look at a time, and one of them has to learn
+        blobs = store.database.read(
+            "SELECT DISTINCT blobs.digest FROM records JOIN blobs USING (diff_id)"
+            " WHERE NOT mutable AND id NOT IN (SELECT record FROM contents)"
+        )
+        for (digest,) in blobs:
+            blob = store.blobs.get(digest)
+            if blob is not None:
+                learn_blob(store, blob)
     rows = store.database.read("SELECT record FROM contents JOIN records ON id = record ORDER BY created DESC")
     for (record_id,) in rows:
         for (known,) in store.database.read("SELECT digests FROM contents WHERE record = ?", record_id):
