@@ -32,11 +32,12 @@ _places = msgspec.msgpack.Decoder(tuple[list[bytes], bytes])
 
 
 class Place(NamedTuple):
-    """Where a content is: bytes of a file of a record's snapshot."""
+    """Where a content is: bytes of a file of a record's snapshot, from `start` on, or the `whole` of it."""
 
     record: str
     path: str
     start: int
+    whole: bool
 
 
 def learn(store: Store, record_id: str, entries: Iterable[Entry]) -> None:
@@ -50,11 +51,11 @@ def learn(store: Store, record_id: str, entries: Iterable[Entry]) -> None:
         paths.append(os.fsencode(entry.path))
         if entry.digest:
             digests.append(prefix(entry.digest))
-            numbers.extend((number, 0))
+            numbers.extend((2 * number + 1, 0))
         for chunk in entry.chunks:
             if chunk.digest and chunk.digest != entry.digest:
                 digests.append(prefix(chunk.digest))
-                numbers.extend((number, chunk.start))
+                numbers.extend((2 * number, chunk.start))
     places = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode((paths, numbers.tobytes())))
     with store.database.write() as db:
         db.execute(
@@ -148,4 +149,5 @@ def _placed(store: Store, record_id: str, hits: Sequence[tuple[int, int]]) -> It
         numbers = array("Q")
         numbers.frombytes(raw)
         for key, index in hits:
-            yield key, Place(record_id, os.fsdecode(paths[numbers[2 * index]]), numbers[2 * index + 1])
+            number, start = numbers[2 * index], numbers[2 * index + 1]
+            yield key, Place(record_id, os.fsdecode(paths[number // 2]), start, bool(number % 2))
