@@ -26,8 +26,8 @@ from shipway.server.store_backend import StoreBackend
 
 SMALL = 10_000
 """Bytes of the file that is extracted, and of the one that is changed."""
-PLACES = 20
-"""Where in a large file the hundredth part of it is changed."""
+PLACES = {10: 3, 20: None}
+"""In how many places of a large file a hundredth of it is changed, and the most that may move then, in percent."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,15 @@ def one_file(two: Workers, size: int) -> Iterator[Result]:
             file.write(noise.randbytes(1 << 20))
     with two.one.import_tree(tree) as base, two.remote(base) as remote, remote.pull():
         pass
-    with (tree / "file").open("r+b") as file:
-        for number in range(PLACES):
-            file.seek(size // PLACES * number + noise.randrange(size // PLACES // 2))
-            file.write(os.urandom(size // 100 // PLACES))
-    with two.one.import_tree(tree) as changed, two.remote(changed) as remote, remote.pull():
-        note = f"in {PLACES} places"
-        yield _result("pull after 1 % of one file changed", remote.traffic, None, remote.size() * 3 // 100, note)
+    for places, percent in PLACES.items():
+        with (tree / "file").open("r+b") as file:
+            for number in range(places):
+                file.seek(size // places * number + noise.randrange(size // places // 2))
+                file.write(noise.randbytes(size // 100 // places))
+        with two.one.import_tree(tree) as changed, two.remote(changed) as remote, remote.pull():
+            limit = remote.size() * percent // 100 if percent else None
+            name = f"pull after 1 % of one file changed, in {places} places"
+            yield _result(name, remote.traffic, None, limit, f"of {remote.size()} bytes")
 
 
 def _result(
