@@ -28,18 +28,23 @@ if TYPE_CHECKING:
     )
     from shipway.progress import Progress, ProgressCallback
     from shipway.refs import (
+        Answer,
+        Asked,
         CachePolicy,
+        Explanation,
         Extractable,
         Extracted,
         FileStat,
         Finding,
         ImmutableRef,
+        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
+        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -47,16 +52,20 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
+        Way,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Asked",
     "Cache",
     "CachePolicy",
     "Config",
     "Corrupt",
     "DigestMismatch",
+    "Explanation",
     "Extractable",
     "Extracted",
     "FileStat",
@@ -64,6 +73,7 @@ __all__ = [
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "LayerPulled",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
@@ -76,6 +86,7 @@ __all__ = [
     "ProgressCallback",
     "PruneDecision",
     "PrunePolicy",
+    "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
@@ -92,6 +103,7 @@ __all__ = [
     "UnsafeEntry",
     "UsageRecord",
     "Verdict",
+    "Way",
     "__version__",
 ]
 

@@ -15,6 +15,7 @@ from shipway import mounting
 from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
 from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
+from shipway.explaining import explain_key, explain_ref
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import pruning, usage
@@ -28,6 +29,7 @@ from shipway.progress import ProgressCallback
 from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
+    Explanation,
     Finding,
     LocalImmutableRef,
     MutableRef,
@@ -363,6 +365,17 @@ class Cache:
         if failure is not None:
             raise failure
         return None
+
+    def explain(self, key: str | bytes) -> Explanation:
+        """Return what a lookup of `key` finds now and why: what the store and each remote answers. Changes nothing.
+
+        For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
+        """
+        return explain_key(self._store, self._remotes, self._platform, _raw(key))
+
+    def explain_ref(self, ref_id: str) -> Explanation:
+        """Return how a ref came to be here. `NotFound`."""
+        return explain_ref(self._store, ref_id)
 
     def keys(self) -> Iterator[KeyRecord]:
         """Return the keys that were put here, in order."""

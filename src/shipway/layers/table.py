@@ -107,6 +107,7 @@ class TableWriter:
             chunked.PREFIX + chunked.CHECKSUM: oci.sha256(toc),
             chunked.PREFIX + chunked.POSITION: ":".join(map(str, place)),
             chunked.PREFIX + chunked.TAR_SPLIT_POSITION: ":".join(map(str, split_place)),
+            chunked.HEADERS: chunked.HEADERS_VERSION,
         }
         return End(skippable(toc) + skippable(split) + skippable(footer), b"", annotations)
 
