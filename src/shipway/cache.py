@@ -22,8 +22,9 @@ from shipway.local.keeping import PruneOptions
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.local.verify import verify
-from shipway.oci import Platform, Reference, key_tag
+from shipway.oci import Platform, key_tag
 from shipway.progress import ProgressCallback
+from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
     Finding,

@@ -12,7 +12,8 @@ from support.caches import write
 from support.contents import blob, manifest_of, opening
 
 from shipway import Cache, Invalid, NotFound, oci
-from shipway.oci import Descriptor, ManifestDescriptor, Platform, Reference
+from shipway.oci import Descriptor, ManifestDescriptor, Platform
+from shipway.references import Reference
 from shipway.remotes import Remote, open_remote
 from shipway.transfer.images import find_image, read_config
 

@@ -10,7 +10,7 @@ from support.misbehaving import Exchange, misbehaving
 from support.trees import free_port
 
 from shipway.errors import Invalid, Unavailable
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote, Trust
 from shipway.remotes.registry.proxies import proxy_for
 
@@ -39,7 +39,7 @@ def serve(exchange: Exchange) -> None:
 
 
 def remote_at(host: str, *, plain: bool, trust: Trust = Trust()) -> RegistryRemote:  # noqa: B008  frozen
-    reference = Reference(host, "some/where", insecure=plain)
+    reference = RegistryReference(host, "some/where", insecure=plain)
     return RegistryRemote(reference, credentials=Credentials("alice", "secret"), limits=FAST, trust=trust)
 
 

@@ -13,7 +13,7 @@ from support.misbehaving import Exchange, misbehaving
 from support.registry import docker_registry
 
 from shipway.errors import Invalid, ShipwayError, Unavailable
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote, Trust
 
 FAST = Limits(connect=5, read=5, attempts=2, wait=0.01)
@@ -49,7 +49,7 @@ def guarded(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def remote_at(host: str, trust: Trust, credentials: Credentials | None = None) -> RegistryRemote:
     return RegistryRemote(
-        Reference(host, "some/where", insecure=False), trust=trust, limits=FAST, credentials=credentials
+        RegistryReference(host, "some/where", insecure=False), trust=trust, limits=FAST, credentials=credentials
     )
 
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from shipway.cli.session import InSession
 from shipway.errors import Invalid
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 
 
 def login(
@@ -48,8 +48,8 @@ def logout(registry: str, /, *, session: InSession) -> None:
     session.show({"registry": place.host, "kept_in": kept_in}, [f"removed from {kept_in}"])
 
 
-def _place(registry: str) -> Reference:
-    return Reference.parse(registry if "://" in registry else f"oci://{registry}")
+def _place(registry: str) -> RegistryReference:
+    return RegistryReference.parse(registry if "://" in registry else f"oci://{registry}")
 
 
 def _password(host: str, *, from_stdin: bool) -> str:

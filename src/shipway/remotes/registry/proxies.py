@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 
 from shipway.errors import Invalid
-from shipway.oci import is_loopback
+from shipway.references import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
