@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from shipway import mounting
 from shipway.cachemounts import CacheMounts, Sharing
-from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
+from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import pruning, usage
@@ -38,6 +39,8 @@ from shipway.refs import (
 )
 from shipway.remote_handles import RemoteHandle
 from shipway.remotes import open_remote
+from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.transfer.images import find_image
 from shipway.transfer.sources import RemoteImage, between, merged
@@ -240,16 +243,32 @@ class Cache:
                 next(remote.tags(), None)
             raise
 
-    def _remote(self, reference: Reference, platform: Platform | None) -> RemoteHandle:
-        remote = open_remote(reference)
+    def _remote(self, reference: Reference, platform: Platform | None, *, whole: bool = False) -> RemoteHandle:
+        others = [partial(open_remote, one) for one in self._remotes if one.place != reference.place]
+        places = FallbackRemote(open_remote(reference), others=others)
+        remote = SpooledRanges(places, self._store.root / "ingest")
         try:
             image = find_image(remote, reference.target, platform)
+            digest = image.descriptor.digest
+            places.missing = partial(self._store.absences.note, reference.place, digest)
+            if whole:
+                self._check_whole(places, digest)
             source = RemoteImage(remote, image)
-            name = str(reference.at(digest=image.descriptor.digest))
-            return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
+            return RemoteHandle(
+                self._store, str(reference.at(digest=digest)), source.layers(), image.manifest.annotations
+            )
         except BaseException:
             remote.close()
             raise
+
+    def _check_whole(self, places: FallbackRemote, image: str) -> None:
+        """Raise `Missing` if blobs of an image were gone before and still are; forget it if they are back."""
+        gone = self._store.absences.of(places.name, image)
+        for blob in gone:
+            if not places.holds(blob):
+                raise Missing(f"the blob {blob.digest} of {blob.size} bytes is gone", where=f"{places.name}@{image}")
+        if gone:
+            self._store.absences.forget(places.name, image)
 
     def push(
         self, ref: LocalImmutableRef | RemoteImmutableRef, reference: str, *, progress: ProgressCallback | None = None
@@ -327,7 +346,8 @@ class Cache:
     def lookup(self, key: str | bytes) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return the ref that `key` names: from the store, else from the first remote that knows it, else None.
 
-        A key whose ref is gone is a miss, and forgotten. Raises `Unavailable` or
+        A key whose ref is gone is a miss, and forgotten; so is one that names an image elsewhere whose blobs turned
+        out to be gone (`Missing`), until they are back. Raises `Unavailable` or
         `Unauthorized` if a remote could not be asked and none of the others knows the key.
         """
         tag = self._store.tags.get_key(_raw(key))
@@ -338,7 +358,7 @@ class Cache:
         failure: Exception | None = None
         for remote in self._remotes:
             try:
-                return self._remote(remote.at(tag=key_tag(key)), self._platform)
+                return self._remote(remote.at(tag=key_tag(key)), self._platform, whole=True)
             except NotFound:
                 continue
             except Unavailable as error:

@@ -145,6 +145,16 @@ CREATE TABLE tags (
 CREATE INDEX tags_record ON tags (record) WHERE record IS NOT NULL;
 CREATE INDEX tags_manifest ON tags (manifest) WHERE manifest IS NOT NULL;
 
+-- Blobs that were gone when they were wanted, by the image that names them and where it is: see local/absences.py.
+CREATE TABLE absences (
+    place TEXT NOT NULL,
+    image TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    noticed INTEGER NOT NULL,
+    PRIMARY KEY (place, image, blob)
+) WITHOUT ROWID;
+
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 

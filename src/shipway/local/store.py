@@ -21,6 +21,7 @@ from pathlib import Path
 
 from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local import layering
+from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
 from shipway.local.leases import Leases
@@ -63,6 +64,7 @@ class Store:
             self.blobs = Blobs(root, self.database)
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
+            self.absences = Absences(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:
