@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
+    from shipway.config import Config, PrunePolicy
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
         UsageRecord,
         Verdict,
     )
+    from shipway.settings import RegistrySettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cache",
     "CachePolicy",
+    "Config",
     "Corrupt",
     "DigestMismatch",
     "Extractable",
@@ -75,9 +78,11 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "PruneDecision",
+    "PrunePolicy",
     "Pushed",
     "RecordType",
     "Ref",
+    "RegistrySettings",
     "RemoteImmutableRef",
     "RepositoryNotFound",
     "ShipwayError",
@@ -93,7 +98,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "cache")
+_MODULES = ("errors", "progress", "refs", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

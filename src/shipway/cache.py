@@ -14,6 +14,7 @@ from typing import Self
 
 from shipway import mounting
 from shipway.cachemounts import CacheMounts, Sharing
+from shipway.config import Config, load
 from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
@@ -38,7 +39,7 @@ from shipway.refs import (
     UsageRecord,
 )
 from shipway.remote_handles import RemoteHandle
-from shipway.remotes import open_remote
+from shipway.remotes import Remote, open_remote
 from shipway.remotes.fallback import FallbackRemote
 from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
@@ -62,44 +63,61 @@ class Cache:
     context manager. Refs that are still held when it is closed are let go.
     """
 
-    def __init__(self, store: Store, remotes: Iterable[Reference] = (), platform: Platform | None = None) -> None:
+    def __init__(self, store: Store, config: Config) -> None:
         """Use `Cache.open` instead."""
         self._store = store
-        self._remotes = tuple(remotes)
-        self._platform = platform
+        self._config = config
+        self._remotes = [Reference.parse(remote) for remote in config.remotes]
+        self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
     @classmethod
     def open(
         cls,
         root: str | Path | None = None,
         *,
-        driver: str = "auto",
-        remotes: Iterable[str] = (),
+        driver: str | None = None,
+        remotes: Iterable[str] | None = None,
         platform: str | None = None,
+        config: Config | str | Path | None = None,
         repair: bool = True,
     ) -> Self:
         """Open the store at `root`, making it if there is none.
 
+        What is None is as the configuration has it: a `SHIPWAY_*` variable, else the file, else the default.
+
         Args:
-            root: the directory; by default `$SHIPWAY_ROOT`, or `shipway` in the user's data directory.
+            root: the directory; by default `shipway` in the user's data directory.
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
             platform: which image of an index is meant, as `os/architecture[/variant]`; by default this machine's.
+            config: the configuration file, if not the usual one; or a `Config`, for which no file or variable is read.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
 
         Raises:
-            Invalid: a reference, platform or driver that makes no sense.
+            Invalid: a reference, platform or driver that makes no sense, or a configuration, by file and key.
+            NotFound: a configuration file that was named is not there.
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
         """
-        references = [Reference.parse(remote) for remote in remotes]
-        wanted = Platform.parse(platform) if platform is not None else None
-        return cls(Store(Path(root) if root is not None else default_root(), driver, repair=repair), references, wanted)
+        in_force = load(
+            config,
+            root=Path(root) if root is not None else None,
+            driver=driver,
+            remotes=tuple(remotes) if remotes is not None else None,
+            platform=platform,
+        ).config
+        store = Store(in_force.root, in_force.driver, registries=in_force.registry, repair=repair)
+        return cls(store, in_force)
 
     @property
     def root(self) -> Path:
         """The store's root directory."""
         return self._store.root
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is in force."""
+        return self._config
 
     @property
     def driver(self) -> SnapshotDriver:
@@ -238,14 +256,14 @@ class Cache:
             raise
         except NotFound:
             # Some registries say of anything in a missing repository just that it is not there.
-            remote = open_remote(place)
+            remote = self._open_remote(place)
             with closing(remote):
                 next(remote.tags(), None)
             raise
 
     def _remote(self, reference: Reference, platform: Platform | None, *, whole: bool = False) -> RemoteHandle:
-        others = [partial(open_remote, one) for one in self._remotes if one.place != reference.place]
-        places = FallbackRemote(open_remote(reference), others=others)
+        others = [partial(self._open_remote, one) for one in self._remotes if one.place != reference.place]
+        places = FallbackRemote(self._open_remote(reference), others=others)
         remote = SpooledRanges(places, self._store.root / "ingest")
         try:
             image = find_image(remote, reference.target, platform)
@@ -260,6 +278,9 @@ class Cache:
         except BaseException:
             remote.close()
             raise
+
+    def _open_remote(self, reference: Reference) -> Remote:
+        return open_remote(reference, self._store.registries)
 
     def _check_whole(self, places: FallbackRemote, image: str) -> None:
         """Raise `Missing` if blobs of an image were gone before and still are; forget it if they are back."""
@@ -501,14 +522,6 @@ class Cache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def default_root() -> Path:
-    """Return `$SHIPWAY_ROOT`, else `shipway` in `$XDG_DATA_HOME` or `~/.local/share`."""
-    if root := os.environ.get("SHIPWAY_ROOT"):
-        return Path(root)
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "shipway"
 
 
 def _raw(key: str | bytes) -> bytes:

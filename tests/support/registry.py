@@ -61,6 +61,12 @@ def docker_registry(root: Path, auth: str = "", http: str = "") -> Iterator[str]
             process.wait()
 
 
+def blob_file(root: Path, digest: str) -> Path:
+    """Return the file in which the registry at `root` keeps a blob."""
+    name = digest.removeprefix("sha256:")
+    return root / "data/docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
+
+
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     """Return where the registry listens, once it does."""
     deadline = time.monotonic() + _START

@@ -62,7 +62,8 @@ class RegistryRemote:
             host = _DOCKER_HUB_REGISTRY
             repository = repository if "/" in repository else f"library/{repository}"
         self.name = str(reference.at())
-        self._repository = repository
+        self.repository = repository
+        """Its name at the registry; Docker Hub's have a namespace that references leave out."""
         self._chunk = chunk
         self._host = reference.host
         self._session = Session(
@@ -208,7 +209,7 @@ class RegistryRemote:
         return target
 
     def _url(self, kind: str, rest: str) -> str:
-        return self._session.url(f"{self._repository}/{kind}/{rest}")
+        return self._session.url(f"{self.repository}/{kind}/{rest}")
 
     def _blob_url(self, descriptor: Descriptor) -> str:
         return self._url("blobs", oci.check_digest(descriptor.digest, self.name))
