@@ -27,6 +27,7 @@ ROOMS = [
     {"snapshots"},
     {"layers"},
     {"trees"},
+    {"settings"},
     {"references"},
     {"oci"},
     {"refs"},

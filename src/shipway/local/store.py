@@ -16,12 +16,14 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local import layering
+from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
 from shipway.local.kept import Kept
@@ -33,6 +35,7 @@ from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
 from shipway.oci import Descriptor
+from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.trees.copying import copy_entries
@@ -47,13 +50,22 @@ PIECE = 1 << 20
 class Store:
     """The rooms of one root directory, and what needs several of them at once."""
 
-    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        driver: str = "auto",
+        *,
+        registries: Mapping[str, RegistrySettings] = MappingProxyType({}),
+        repair: bool = True,
+    ) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
-        `Unavailable` if the directory cannot be used. Without `repair` what the dead left stays as it is.
+        `Unavailable` if the directory cannot be used. `registries` is how those who move its refs speak
+        to each, by `host[:port]`. Without `repair` what the dead left stays as it is.
         """
         self.root = root
+        self.registries = registries
         self.repaired = repair
         self.closed = False
         with disk_errors(root):
@@ -70,6 +82,7 @@ class Store:
             self.kept = Kept(root, self.database)
             self.places = Places(self.database)
             self.reports = Reports(self.database)
+            self.absences = Absences(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:
