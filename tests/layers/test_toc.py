@@ -22,6 +22,7 @@ from support.trees import make_varied_tree
 
 from shipway import oci
 from shipway.errors import Corrupt, DigestMismatch, ShipwayError, SizeMismatch, Truncated, UnsafeEntry
+from shipway.layers.chunked import Record, Table
 from shipway.layers.compression import Compression
 from shipway.layers.toc import TocLocation, decode_chunk, parse_toc, toc_location
 from shipway.layers.unpack import unpack
@@ -182,7 +183,7 @@ def test_files_that_do_not_say_where_they_end_end_before_the_next() -> None:
     rest = {"type": "chunk", "name": "f", "offset": 60, "chunkOffset": 4, "chunkDigest": DIGEST}
     (one_entry, other) = parse(one, rest, {**FILE, "name": "g", "offset": 90, "endOffset": 0})
     assert [(chunk.offset, chunk.length, chunk.size) for chunk in one_entry.chunks] == [(40, 20, 4), (60, 30, 3)]
-    assert other.chunks == (Chunk(90, LIMIT - 90, 0, 7, DIGEST),)
+    assert other.chunks == (Chunk(90, LIMIT - 90, 0, 7, DIGEST, loose=True),)
 
 
 def test_removals_become_what_they_mean() -> None:
@@ -297,10 +298,29 @@ def test_a_table_is_found_under_both_names() -> None:
     assert toc_location(described({})) is None
 
 
+def test_a_table_that_is_promised_in_two_ways_has_to_fit_both() -> None:
+    """As stargz-snapshotter writes zstd:chunked: the digest of the compressed table, and that of the table itself."""
+    plain = msgspec.json.encode(Table(version=1, entries=[Record(type="dir", name="a/")]))
+    data = zstandard.ZstdCompressor().compress(plain)
+    for digest, fits in ((oci.sha256(plain), True), (DIGEST, False)):
+        annotations = {
+            PREFIX + "manifest-checksum": oci.sha256(data),
+            PREFIX + "manifest-position": f"10:{len(data)}:{len(plain)}:1",
+            "containerd.io/snapshot/stargz/toc.digest": digest,
+        }
+        location = toc_location(described(annotations))
+        assert location is not None
+        if fits:
+            assert [entry.path for entry in parse_toc(data, location)] == ["a"]
+        else:
+            with pytest.raises(DigestMismatch):
+                parse_toc(data, location)
+
+
 @pytest.mark.parametrize(
     "annotations",
     [
-        {**GOOD, "containerd.io/snapshot/stargz/toc.digest": DIGEST},
+        {**GOOD, "containerd.io/snapshot/stargz/toc.digest": "sha256:short"},
         {PREFIX + "manifest-checksum": DIGEST},
         {**GOOD, PREFIX + "manifest-position": "10:20:30:2"},
         {**GOOD, PREFIX + "manifest-position": "-10:20:30:1"},
@@ -316,6 +336,17 @@ def test_annotations_that_make_no_sense_are_corrupt(annotations: dict[str, str])
 
 
 # -- single chunks
+
+
+def test_only_a_loose_chunk_may_be_followed_by_more() -> None:
+    content = b"content of the chunk" * 100
+    for sized in (True, False):  # whether the frame says how much is in it
+        frame = zstandard.ZstdCompressor(write_content_size=sized).compress(content)
+        data = frame + zstandard.ZstdCompressor().compress(b"a header") + b"\x50\x2a\x4d\x18\4\0\0\0"
+        chunk = Chunk(0, len(data), 0, len(content), oci.sha256(content))
+        assert decode_chunk(data, msgspec.structs.replace(chunk, loose=True)) == content
+        with pytest.raises(Corrupt):
+            decode_chunk(data, chunk)
 
 
 def test_a_chunk_is_checked() -> None:

@@ -43,20 +43,20 @@ class TocLocation:
     length: int
     uncompressed: int
     digest: str
+    plain_digest: str = ""
+    """The digest of the table itself, where the manifest has that too."""
 
 
 def toc_location(descriptor: Descriptor) -> TocLocation | None:
     """Return where the table of contents is that the descriptor's annotations promise, or None without one.
 
-    `Corrupt` if they make no sense: two kinds of tables, a place outside the blob, or
-    one too large to take.
+    stargz-snapshotter promises the table of a zstd:chunked layer in eStargz's annotation as well; then it has to
+    fit both. `Corrupt` if they make no sense: a place outside the blob, or one too large to take.
     """
     annotations, where = descriptor.annotations, descriptor.digest
     prefix = next((one for one in (chunked.PREFIX, chunked.OLD_PREFIX) if one + chunked.CHECKSUM in annotations), None)
     if prefix is None:
         return None
-    if chunked.ESTARGZ in annotations:
-        raise Corrupt("two kinds of tables of contents", where=where)
     position = annotations.get(prefix + chunked.POSITION, "")
     match = re.fullmatch(r"(\d{1,18}):(\d{1,18}):(\d{1,18}):(\d{1,3})", position)
     if not match or int(match[4]) != chunked.TABLE_TYPE:
@@ -65,7 +65,8 @@ def toc_location(descriptor: Descriptor) -> TocLocation | None:
     if not length or offset + length > descriptor.size or max(length, uncompressed) > chunked.MAX_TABLE:
         raise Corrupt(f"its table of contents cannot be at {position}", where=where)
     digest = _digest(annotations[prefix + chunked.CHECKSUM], where)
-    return TocLocation(offset, length, uncompressed, digest)
+    plain_digest = _digest(annotations[chunked.ESTARGZ], where) if chunked.ESTARGZ in annotations else ""
+    return TocLocation(offset, length, uncompressed, digest, plain_digest)
 
 
 def parse_toc(data: bytes, location: TocLocation, where: str = "") -> list[Entry]:
@@ -76,6 +77,8 @@ def parse_toc(data: bytes, location: TocLocation, where: str = "") -> list[Entry
     """
     oci.verify(data, location.digest, location.length, where)
     plain = _inflate(data, location.uncompressed, where)
+    if location.plain_digest:
+        oci.check_match(oci.sha256(plain), location.plain_digest, where)
     table = oci.decode(plain, Table, where)
     if table.version != 1:
         raise Corrupt(f"a table of contents of the unknown version {table.version}", where=where)
@@ -110,19 +113,19 @@ def decode_chunk(data: Buffer, chunk: Chunk, where: str = "") -> bytes:
     if chunk.size > MAX_CHUNK:
         raise Corrupt(f"a chunk of {chunk.size} bytes", where=where)
     oci.check_size(len(data), chunk.length, where)
-    plain = _inflate(data, chunk.size, where)
+    plain = _inflate(data, chunk.size, where, loose=chunk.loose)
     if chunk.digest:
         oci.check_match(oci.sha256(plain), chunk.digest, where)
     return plain
 
 
-def _inflate(data: Buffer, size: int, where: str) -> bytes:
-    """Return the `size` bytes that `data`, one zstd frame or several, decompresses to."""
+def _inflate(data: Buffer, size: int, where: str, *, loose: bool = False) -> bytes:
+    """Return the `size` bytes that `data`, one zstd frame or several, decompresses to; with `loose`, begins with."""
     try:
         if zstandard.frame_content_size(data) == size:
-            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=loose)
         reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-        plain = reader.read(size + 1)
+        plain = reader.read(size if loose else size + 1)
     except zstandard.ZstdError as error:
         raise Corrupt(f"not zstd data: {error}", where=where) from error
     oci.check_size(len(plain), size, where)
@@ -206,7 +209,8 @@ def _chunks(
             or not 0 <= one.offset < end <= limit
         ):
             raise Corrupt("its chunks do not fit together", where=where)
-        chunks.append(Chunk(one.offset, end - one.offset, start, size, digest, zeros))
+        loose = following is None and not record.end_offset
+        chunks.append(Chunk(one.offset, end - one.offset, start, size, digest, zeros, loose))
         start += size
     return tuple(chunks)
 

@@ -33,7 +33,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
     `offset` and `length` are where its compressed bytes are in the blob;
     `start` and `size` where its content is in the file; `digest` is the sha256 of
-    that content, empty for a hole (`zeros`), whose bytes need not be fetched.
+    that content, empty for a hole (`zeros`), whose bytes need not be fetched. With `loose` more than the
+    chunk may be in those compressed bytes: the table only says where the next one begins.
     """
 
     offset: int
@@ -42,6 +43,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     size: int
     digest: str
     zeros: bool = False
+    loose: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
