@@ -14,9 +14,9 @@ from shipway.errors import Invalid, Locked
 from shipway.local.answers import RecordChecksums
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Reference
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
+from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_remote
 from shipway.transfer.push import push

@@ -13,9 +13,9 @@ from shipway.errors import Invalid
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
-from shipway.oci import Reference
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
+from shipway.references import Reference, without_digest
 from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
@@ -155,7 +155,7 @@ class RemoteHandle(ShowsTree):
         """Copy the whole tree into the store and return it as a local ref."""
         self._check()
         diff_ids = [layer.diff_id for layer in self._layers]
-        name = self._name.split("@")[0]
+        name = without_digest(self._name)
         record = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
         return LocalHandle(self._store, record)
 

@@ -30,8 +30,9 @@ from shipway.errors import (
 )
 from shipway.layers.compression import Compression
 from shipway.layers.toc import toc_location
-from shipway.oci import Descriptor, Reference
+from shipway.oci import Descriptor
 from shipway.progress import Progress
+from shipway.references import Reference
 from shipway.refs import Extracted
 from shipway.remotes import Remote, open_remote
 from shipway.transfer.ranges import REQUEST_COST

@@ -23,6 +23,15 @@ def a_cache() -> None:
     shipway.Cache.open(Path("root"), driver="native", remotes=["oci://127.0.0.1:5000"]).close()
 
 
+def configuration() -> None:
+    policy = shipway.PrunePolicy(max_used_space="10GB", keep_duration="48h")
+    registry = {"ghcr.io": shipway.RegistrySettings(mirrors=("mirror.example:5000",))}
+    config = shipway.Config(root=Path("root"), remotes=("oci://host",), prune=(policy,), registry=registry)
+    with shipway.Cache.open(config=config) as cache:
+        assert_type(cache.config, shipway.Config)
+    shipway.Cache.open("root", config="config.toml").close()
+
+
 def local_refs(cache: shipway.Cache, progress: shipway.ProgressCallback) -> None:
     base = cache.import_tree("tree", description="first", progress=progress)
     assert_type(base, shipway.LocalImmutableRef)
@@ -53,7 +62,7 @@ def refs_are_context_managers(cache: shipway.Cache, stack: ExitStack) -> None:
 
 
 def remote_refs(cache: shipway.Cache) -> None:
-    with cache.remote("oci://host/repository:tag") as remote:
+    with cache.remote("oci://host/repository:tag", platform="linux/arm64") as remote:
         done = remote.extract("out", "/bin/*", parents=True, wildcard=True)
         assert_type(done, shipway.Extracted)
         assert_type(done.traffic, shipway.Traffic)
