@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Store:
         """
         self.root = root
         self.repaired = repair
+        self.after_commit: Callable[[], None] = lambda: None
+        """Called when something was committed, imported or pulled; must return at once and raise nothing."""
         self.closed = False
         with disk_errors(root):
             for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
