@@ -77,7 +77,7 @@ def _time_target(target: Target, ours: Series, mine: Sequence[Series]) -> str:
         return f"- open: {target.side} / {_escaped(target.against)}, which was not measured"
     actual = ratio(ours, other).median
     met = "met" if actual <= target.at_most else "MISSED"
-    return f"- {met}: {target.side} / {_escaped(target.against)} is {actual:.2f}, aimed at {target.at_most:.2f}"
+    return f"- {met}: {target.side} / {_escaped(target.against)} is {actual:.3g}, aimed at {target.at_most:.3g}"
 
 
 def _growth(mine: Sequence[Series]) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _time(value: float) -> str:
 
 
 def _spread(value: Spread) -> str:
-    return f"**{value.median:.2f}** ({value.low:.2f} … {value.high:.2f})"
+    return f"**{value.median:.3g}** ({value.low:.3g} … {value.high:.3g})"
 
 
 def _escaped(text: str) -> str:

@@ -80,8 +80,8 @@ class Side:
     name: str
     kind: Kind
     run: Callable[[], Sample]
-    before: Callable[[], None] = nothing
-    check: Callable[[], None] = nothing
+    before: Callable[[], object] = nothing
+    check: Callable[[], object] = nothing
     needs: tuple[str, ...] = ()
 
 

@@ -56,14 +56,13 @@ class Scene:
 
     def fresh(self, name: str) -> Path:
         """Return an empty directory of that name."""
-        path = self.root / name
-        self.renew(path)
-        return path
+        return self.renew(self.root / name)
 
-    def renew(self, path: Path) -> None:
-        """Make an empty directory of `path`, whatever was there."""
+    def renew(self, path: Path) -> Path:
+        """Make an empty directory of `path`, whatever was there, and return it."""
         remove(path)
         path.mkdir(parents=True)
+        return path
 
     def floor(self, name: str) -> Path:
         """Return the program made of `bench/floor/NAME.c`; `Missing` without a C compiler or its libraries."""

@@ -1,5 +1,13 @@
 """All jobs, in the order in which they run."""
 
-from bench.jobs import packing
+from bench.jobs import checksums, committing, mounting, packing, sharing, starting, storing
 
-JOBS = (*packing.JOBS,)
+JOBS = (
+    *starting.JOBS,
+    *committing.JOBS,
+    *packing.JOBS,
+    *checksums.JOBS,
+    *mounting.JOBS,
+    *storing.JOBS,
+    *sharing.JOBS,
+)

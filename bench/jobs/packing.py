@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import archivers
 from bench.fingerprint import WHOLE_SECONDS, same
+from bench.jobs.kinds import KINDS
 from bench.measure import command, inner, pipeline, worker
 from bench.model import Job, Sample, Side, Target, WrongResult
 from bench.scene import Scene
@@ -23,15 +25,16 @@ _HOLE = 64 << 20
 _DATA = 1 << 20
 
 
-def _sides_of(
-    kind: str, make: Callable[[Scene, Tree, Path], Sequence[Side]]
-) -> Callable[[Scene, int], AbstractContextManager[Sequence[Side]]]:
-    @contextmanager
-    def sides(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
-        with scene.room("pack") as room:
-            yield make(scene, scene.tree(kind, work), room)
+@contextmanager
+def _packs(kind: str, scene: Scene, work: int) -> Iterator[Sequence[Side]]:
+    with scene.room("pack") as room:
+        yield _packing(scene, scene.tree(kind, work), room)
 
-    return sides
+
+@contextmanager
+def _unpacks(kind: str, scene: Scene, work: int) -> Iterator[Sequence[Side]]:
+    with scene.room("unpack") as room:
+        yield _unpacking(scene, scene.tree(kind, work), room)
 
 
 def _packing(scene: Scene, tree: Tree, room: Path) -> Sequence[Side]:
@@ -159,12 +162,6 @@ _UNPACK_TARGETS = (
     Target(OURS, 1.4, FLOOR),
     Target(OURS, _LIMIT, what="memory"),
 )
-_TREES = (
-    ("small", "files", (3_000, 10_000, 30_000), (1_000,)),
-    ("large", "MB", (100, 300, 1_000), ()),
-    ("debian", "root", (1,), ()),
-)
-
 JOBS = (
     *(
         Job(
@@ -173,10 +170,10 @@ JOBS = (
             unit,
             works,
             quick,
-            _sides_of(kind, _packing),
+            partial(_packs, kind),
             targets=_pack_targets(all_of_them=True),
         )
-        for kind, unit, works, quick in _TREES
+        for kind, unit, works, quick in KINDS
     ),
     *(
         Job(
@@ -185,10 +182,10 @@ JOBS = (
             unit,
             works,
             quick,
-            _sides_of(kind, _unpacking),
+            partial(_unpacks, kind),
             targets=_UNPACK_TARGETS,
         )
-        for kind, unit, works, quick in _TREES
+        for kind, unit, works, quick in KINDS
     ),
     Job(
         "pack-sparse",
