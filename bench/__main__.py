@@ -85,8 +85,8 @@ def _cache() -> Path:
 def _measure(options: argparse.Namespace) -> int:
     jobs = _chosen(options.job)
     rounds = options.rounds or (3 if options.quick else 5)
-    with open_scene(options.where, options.cache, ext4=options.ext4, cold=options.cold) as scene:
-        results = run(jobs, scene, rounds=rounds, quick=options.quick)
+    with open_scene(options.where, options.cache, ext4=options.ext4, cold=options.cold, quick=options.quick) as scene:
+        results = run(jobs, scene, rounds=rounds)
     where = f"ext4 of {options.ext4} GB" if options.ext4 else str(options.where)
     report = Report(
         format=FORMAT,
@@ -128,7 +128,7 @@ def _versions() -> dict[str, str]:
             said = quietly(["sh", "-c", '"$1" "$2" 2>&1 || true', "sh", program, option])
         except WrongResult:
             continue
-        found[name] = next((line.strip() for line in said.splitlines() if re.search(r"\d\.\d", line)), "unknown")
+        found[name] = next((line.strip() for line in said.splitlines() if re.search(r"\d", line)), "unknown")
     return found
 
 

@@ -25,11 +25,11 @@ class Results:
         _say(f"    {side or 'all'}: {'FAILED' if failed else 'skipped'}: {why}")
 
 
-def run(jobs: Iterable[Job], scene: Scene, *, rounds: int, quick: bool) -> Results:
+def run(jobs: Iterable[Job], scene: Scene, *, rounds: int) -> Results:
     """Run jobs, each amount of work after the other; a side that fails is named and the others go on."""
     results = Results()
     for job in jobs:
-        for work in job.quick if quick else job.works:
+        for work in job.quick if scene.quick else job.works:
             _say(f"{job.name} {work} {job.unit}")
             try:
                 scene.need(*job.needs)

@@ -37,6 +37,8 @@ class Scene:
     cache: Path
     cold: bool = False
     """Whether the page cache is emptied before each run."""
+    quick: bool = False
+    """Whether little work is to be done."""
     _trees: dict[tuple[str, int], Tree] = field(default_factory=dict)
     _number: int = 0
 
@@ -125,7 +127,7 @@ def unmount_below(path: Path) -> None:
 
 
 @contextmanager
-def open_scene(where: Path, cache: Path, *, ext4: int = 0, cold: bool = False) -> Iterator[Scene]:
+def open_scene(where: Path, cache: Path, *, ext4: int = 0, cold: bool = False, quick: bool = False) -> Iterator[Scene]:
     """Yield a scene in a temporary directory of `where`, which is removed afterwards.
 
     With `ext4` it is a journalled file system of its own, of so many GB in a file there, mounted through a loop
@@ -133,7 +135,7 @@ def open_scene(where: Path, cache: Path, *, ext4: int = 0, cold: bool = False) -
     """
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shipway-bench-", dir=where)))
-        scene = Scene(root, cache, cold)
+        scene = Scene(root, cache, cold, quick)
         if cold:
             scene.need("root")
         if ext4:
