@@ -1,6 +1,6 @@
 """All jobs, in the order in which they run."""
 
-from bench.jobs import checksums, committing, mounting, packing, serving, sharing, starting, storing
+from bench.jobs import checksums, committing, mounting, packing, pulling, pushing, serving, sharing, starting, storing
 
 JOBS = (
     *starting.JOBS,
@@ -9,6 +9,8 @@ JOBS = (
     *checksums.JOBS,
     *mounting.JOBS,
     *storing.JOBS,
+    *pushing.JOBS,
+    *pulling.JOBS,
     *serving.JOBS,
     *sharing.JOBS,
 )
