@@ -38,7 +38,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Mountable",
         "Extractable",
     ),
-    "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "Extracted", "Pushed", "Traffic"),
+    "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "FileStat", "Extracted", "Pushed", "Traffic"),
     "Progress": ("Progress", "ProgressCallback"),
     "Errors": (),
 }

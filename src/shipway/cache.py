@@ -22,8 +22,9 @@ from shipway.local.keeping import PruneOptions
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.local.verify import verify
-from shipway.oci import Reference, key_tag
+from shipway.oci import Platform, key_tag
 from shipway.progress import ProgressCallback
+from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
     Finding,
@@ -58,10 +59,11 @@ class Cache:
     context manager. Refs that are still held when it is closed are let go.
     """
 
-    def __init__(self, store: Store, remotes: Iterable[Reference] = ()) -> None:
+    def __init__(self, store: Store, remotes: Iterable[Reference] = (), platform: Platform | None = None) -> None:
         """Use `Cache.open` instead."""
         self._store = store
         self._remotes = tuple(remotes)
+        self._platform = platform
 
     @classmethod
     def open(
@@ -70,6 +72,7 @@ class Cache:
         *,
         driver: str = "auto",
         remotes: Iterable[str] = (),
+        platform: str | None = None,
         repair: bool = True,
     ) -> Self:
         """Open the store at `root`, making it if there is none.
@@ -78,15 +81,17 @@ class Cache:
             root: the directory; by default `$SHIPWAY_ROOT`, or `shipway` in the user's data directory.
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
+            platform: which image of an index is meant, as `os/architecture[/variant]`; by default this machine's.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
 
         Raises:
-            Invalid: a reference or driver that makes no sense.
+            Invalid: a reference, platform or driver that makes no sense.
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
         """
         references = [Reference.parse(remote) for remote in remotes]
-        return cls(Store(Path(root) if root is not None else default_root(), driver, repair=repair), references)
+        wanted = Platform.parse(platform) if platform is not None else None
+        return cls(Store(Path(root) if root is not None else default_root(), driver, repair=repair), references, wanted)
 
     @property
     def root(self) -> Path:
@@ -215,15 +220,17 @@ class Cache:
 
     # Remote refs
 
-    def remote(self, reference: str) -> RemoteImmutableRef:
+    def remote(self, reference: str, *, platform: str | None = None) -> RemoteImmutableRef:
         """Return the image at `reference` as a remote ref; only its manifest is fetched.
 
-        Raises `Invalid` for a reference that is none, `NotFound`, `RepositoryNotFound`,
+        `platform`, by default the cache's, is which image of an index is meant: `os/architecture[/variant]`.
+        Raises `Invalid` for a reference or platform that is none, `NotFound`, `RepositoryNotFound`,
         `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
         """
         place = Reference.parse(reference)
+        wanted = Platform.parse(platform) if platform is not None else self._platform
         try:
-            return self._remote(place)
+            return self._remote(place, wanted)
         except RepositoryNotFound:
             raise
         except NotFound:
@@ -233,10 +240,10 @@ class Cache:
                 next(remote.tags(), None)
             raise
 
-    def _remote(self, reference: Reference) -> RemoteHandle:
+    def _remote(self, reference: Reference, platform: Platform | None) -> RemoteHandle:
         remote = open_remote(reference)
         try:
-            image = find_image(remote, reference.target)
+            image = find_image(remote, reference.target, platform)
             source = RemoteImage(remote, image)
             name = str(reference.at(digest=image.descriptor.digest))
             return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
@@ -331,7 +338,7 @@ class Cache:
         failure: Exception | None = None
         for remote in self._remotes:
             try:
-                return self._remote(remote.at(tag=key_tag(key)))
+                return self._remote(remote.at(tag=key_tag(key)), self._platform)
             except NotFound:
                 continue
             except Unavailable as error:

@@ -13,8 +13,9 @@ from shipway.errors import Invalid
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
-from shipway.oci import Reference
 from shipway.progress import ProgressCallback
+from shipway.reading import ShowsTree
+from shipway.references import Reference, without_digest
 from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
@@ -23,7 +24,7 @@ from shipway.transfer.push import push_layers
 from shipway.transfer.remote_tree import RemoteTree
 from shipway.transfer.sources import JoinedBlobs, RemoteLayer
 from shipway.trees.checksum import Checksums
-from shipway.trees.entry import Tree
+from shipway.trees.entry import SeekableTree
 
 
 class RemoteMetadata:
@@ -59,7 +60,7 @@ class RemoteMetadata:
         raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
 
 
-class RemoteHandle:
+class RemoteHandle(ShowsTree):
     """A `RemoteImmutableRef`: layers of an image somewhere, or of several."""
 
     def __init__(
@@ -114,7 +115,7 @@ class RemoteHandle:
             self._blobs.close()
 
     @contextmanager
-    def tree(self) -> Iterator[Tree]:
+    def tree(self) -> Iterator[SeekableTree]:
         """Yield the tree to be listed and read; tables of contents are fetched once."""
         yield self._remote_tree()
 
@@ -154,7 +155,7 @@ class RemoteHandle:
         """Copy the whole tree into the store and return it as a local ref."""
         self._check()
         diff_ids = [layer.diff_id for layer in self._layers]
-        name = self._name.split("@")[0]
+        name = without_digest(self._name)
         record = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
         return LocalHandle(self._store, record)
 

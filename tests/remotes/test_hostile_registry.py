@@ -26,7 +26,7 @@ from shipway.errors import (
     Unauthorized,
     Unavailable,
 )
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote
 
 DATA = random_bytes(3 << 20)
@@ -39,7 +39,7 @@ def remote_at(
     host: str, credentials: Credentials | None = None, limits: Limits = FAST, chunk: int = 1 << 26
 ) -> RegistryRemote:
     return RegistryRemote(
-        Reference(host, "some/where", insecure=True), credentials=credentials, limits=limits, chunk=chunk
+        RegistryReference(host, "some/where", insecure=True), credentials=credentials, limits=limits, chunk=chunk
     )
 
 
@@ -383,7 +383,7 @@ def test_a_server_that_does_not_answer_is_unavailable() -> None:
 
 def test_plain_http_where_tls_is_expected_says_what_to_write() -> None:
     with misbehaving(lambda exchange: exchange.answer(200)) as server:
-        remote = RegistryRemote(Reference(server.host, "x", insecure=False), limits=FAST)
+        remote = RegistryRemote(RegistryReference(server.host, "x", insecure=False), limits=FAST)
         with pytest.raises(Unavailable, match=r"oci\+http"):
             remote.manifest("latest")
 

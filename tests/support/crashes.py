@@ -149,7 +149,8 @@ class Ground:
             try:
                 with cache.get(row.id) as ref:
                     if cache.store.records.get(row.id).kind == "layer":
-                        assert _shown(ref) in self._possible, f"{row.id} is half-made"
+                        shown = _shown(ref)  # a layer below that of an image is an image of its own here
+                        assert shown in self._possible or shown in self._images.values(), f"{row.id} is half-made"
             except Invalid:  # a mutable one: whoever made it died with it, or it can be taken up again
                 pass
         self._possible = list(self._committed.values()) + [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shipway.oci import Reference
+from shipway.references import Reference
 from support.token_service import TokenService
 
 USER = "alice"

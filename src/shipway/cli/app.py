@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from shipway import __version__
 from shipway.cli import (
     cachemounts,
+    combining,
     demonstration,
     documents,
     files,
@@ -58,12 +59,15 @@ app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
+app.command(combining.merge)
+app.command(combining.diff)
 app.command(keys.app)
 app.command(cachemounts.app)
 app.command(space.du)
 app.command(space.prune)
 app.command(verify.verify)
 app.command(login.login)
+app.command(login.logout)
 app.command(serving.serve)
 app.command(demonstration.demo)
 
@@ -74,6 +78,7 @@ def launch(
     root: Annotated[Path | None, Parameter(env_var="SHIPWAY_ROOT")] = None,
     driver: str = "auto",
     remote: Annotated[tuple[str, ...], Parameter(env_var="SHIPWAY_REMOTES", consume_multiple=False)] = (),
+    platform: Annotated[str | None, Parameter(env_var="SHIPWAY_PLATFORM")] = None,
     json: bool = False,
 ) -> Any:
     """Run one command.
@@ -83,10 +88,11 @@ def launch(
         root: The store's directory; ~/.local/share/shipway by default.
         driver: How trees are kept: overlay, native, or auto.
         remote: Where to look keys up that are not here; may be repeated.
+        platform: Which image of a multi-platform one is meant: os/architecture[/variant]; this machine's by default.
         json: Print one JSON document instead of text.
     """
     command, bound, ignored = app.parse_args(tokens, print_error=False, exit_on_error=False)
-    filled = {"session": Session(root, driver, remote, json)} if "session" in ignored else {}
+    filled = {"session": Session(root, driver, remote, platform, json)} if "session" in ignored else {}
     return command(*bound.args, **bound.kwargs, **filled)
 
 
@@ -131,7 +137,7 @@ def fail(error: ShipwayError, *, as_json: bool) -> int:
 
 
 def _usage(error: CycloptsError) -> Invalid:
-    said = " ".join(str(error).split()).rstrip(".")
+    said = " ".join(str(error).split()).partition(" Available commands:")[0].rstrip(".")  # `--help` has them all
     command = " ".join(["shipway", *(error.command_chain or ())])
     return Invalid(said, todo=f"see `{command} --help`")
 

@@ -22,13 +22,14 @@ class Session:
     root: Path | None
     driver: str
     remotes: tuple[str, ...]
+    platform: str | None
     json: bool
 
     def open(self, *, repair: bool = True) -> Cache:
         """Return the opened store, to be used in a `with` block; see `Cache.open` for `repair`."""
         from shipway.cache import Cache  # noqa: PLC0415  --help and wrong usage need not wait for it
 
-        return Cache.open(self.root, driver=self.driver, remotes=self.remotes, repair=repair)
+        return Cache.open(self.root, driver=self.driver, remotes=self.remotes, platform=self.platform, repair=repair)
 
     def show(self, document: Any, lines: Iterable[str]) -> None:
         """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""

@@ -25,7 +25,8 @@ from shipway.demo.changes import Plan, apply, edit, expect, plan_changes
 from shipway.demo.report import Report, Step, Target
 from shipway.demo.server import serving
 from shipway.errors import Corrupt, Invalid, NotFound
-from shipway.oci import Reference, key_tag
+from shipway.oci import key_tag
+from shipway.references import Reference
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
 from shipway.trees.compare import Look, differences, look
 from shipway.trees.removal import remove_tree

@@ -23,7 +23,7 @@ class BlobSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in messages, without credentials: `oci://host/repository`."""
+        """What to call it in messages, without credentials: its reference without a tag, such as `oci://host/repository`."""
 
     @property
     def traffic(self) -> Traffic:
@@ -70,7 +70,7 @@ class Remote(BlobSource, Protocol):
     ) -> None:
         """Upload a blob; `open_blob` opens its bytes anew for each attempt; `sent` hears of bytes as they go.
 
-        `mount_from` names another repository of the same registry that may have the blob: then nothing is sent.
+        `mount_from` is the name of another remote that may have the blob: what can take it from there sends nothing.
 
         The server's idea of the digest is compared: `DigestMismatch`.
         """

@@ -16,7 +16,7 @@ from shipway.local.blobs import disk_errors
 from shipway.local.layering import is_in_place
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Descriptor, Reference
+from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.refs import Pushed, Traffic
 from shipway.remotes.contract import BlobSource, Remote
@@ -97,18 +97,13 @@ def push_layers(
 ) -> Pushed:
     """Make an image at `remote` of layers that are elsewhere, and tag it.
 
-    Layers that are in another repository of the same registry are mounted from there; others that are
-    lacking are copied through this machine, without being unpacked. Raises what either side raises.
+    What the target can take from where the layers are, it does (a registry from another of its repositories, a
+    bucket from another prefix); what is lacking then is copied through this machine, without being unpacked.
+    Raises what either side raises.
     """
     before, before_there = remote.traffic, blobs.traffic
     found = [Layer(layer.descriptor, layer.diff_id, 0, layer.source.image.name) for layer in layers]
-    elsewhere = {layer.descriptor.digest: Reference.parse(layer.source.remote.name) for layer in layers}
-    here = Reference.parse(remote.name)
-    near = {
-        digest: place.repository
-        for digest, place in elsewhere.items()
-        if place.host == here.host and place.repository != here.repository
-    }
+    near = {layer.descriptor.digest: layer.source.remote.name for layer in layers}
 
     def open_blob(blob: Descriptor) -> BinaryIO:
         spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
@@ -139,7 +134,7 @@ class _Sending:
         near: Mapping[str, str],
         progress: ProgressCallback | None,
     ) -> None:
-        """Open blobs with `open_blob`; `near` are repositories of the same registry, by digests they have."""
+        """Open blobs with `open_blob`; `near` are names of remotes by the digests that they have."""
         self._remote = remote
         self._open_blob = open_blob
         self._near = near

@@ -12,6 +12,7 @@ import msgspec
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, Unavailable
 from shipway.oci import Descriptor
+from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
@@ -43,7 +44,7 @@ class RegistryRemote:
 
     def __init__(
         self,
-        reference: oci.Reference,
+        reference: RegistryReference,
         *,
         credentials: Credentials | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
@@ -154,15 +155,15 @@ class RegistryRemote:
     ) -> None:
         """Upload a blob; whether it is there already is for the caller to ask.
 
-        `mount_from` names another repository of this registry that may have the blob: if so it is
-        taken from there and nothing is sent, if not it is uploaded.
+        `mount_from` names another remote that may have the blob: if that is a repository of this registry it is
+        taken from there and nothing is sent, else it is uploaded.
         """
         scope, mount = self._push, ""
-        if mount_from is not None:
-            if not oci.is_repository(mount_from):
-                raise Invalid(f"not a repository name: {mount_from[:100]!r}", where=self.name)
-            scope = scope | {f"repository:{mount_from}:pull"}
-            mount = f"?mount={quote(oci.check_digest(descriptor.digest), safe='')}&from={quote(mount_from, safe='')}"
+        source = None if mount_from is None else Reference.parse(mount_from)
+        if isinstance(source, RegistryReference) and source.host == self._host and source.place != self.name:
+            scope = scope | {f"repository:{source.repository}:pull"}
+            blob = quote(oci.check_digest(descriptor.digest), safe="")
+            mount = f"?mount={blob}&from={quote(source.repository, safe='')}"
         Upload(
             self._session,
             self._url("blobs", "uploads/"),
