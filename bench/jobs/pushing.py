@@ -83,7 +83,7 @@ def _ours(name: str, job: _Push, server: Service) -> Side:
 
     def run() -> Sample:
         reference = f"oci://{server.host}/{state['repository']}:now"
-        return command(shipway(root, "push", state["ref"], reference), services=[server.pid])
+        return command(shipway(root, "push", state["ref"], reference))
 
     def check() -> None:
         job.check_image(server.host, state["repository"], "now", ALL)
@@ -121,7 +121,7 @@ def _umoci(job: _Push) -> Side:
         elif job.change.files or job.change.one_in:
             make = f"umoci repack --image {layout}:now {bundle}"
         script = f"{make}; {copy.format(layout, job.registry.host, state['tag'])}"
-        return _counted(script, job.registry)
+        return pipeline(script)
 
     def check() -> None:
         # Its archives lack an end, so that tar complains of them: it unpacks them itself.
@@ -132,10 +132,6 @@ def _umoci(job: _Push) -> Side:
             job.same(target / "bundle/rootfs", NO_TIMES)
 
     return Side("umoci, skopeo copy", "peer", run, before, check, ("umoci", "skopeo", "rsync"))
-
-
-def _counted(script: str, server: Service) -> Sample:
-    return command(["bash", "-euo", "pipefail", "-c", script], services=[server.pid])
 
 
 def _new_layout(layout: Path, job: _Push) -> None:
@@ -157,10 +153,9 @@ def _buildah(job: _Push) -> Side:
 
     def run() -> Sample:
         target = f"docker://{job.registry.host}/buildah/{state['tag']}:now"
-        return _counted(
+        return pipeline(
             f"c=$({call} from scratch); {call} add -q $c {job.now} / > /dev/null; "
-            f"{call} commit -q $c made > /dev/null; {call} push -q --tls-verify=false made {target}",
-            job.registry,
+            f"{call} commit -q $c made > /dev/null; {call} push -q --tls-verify=false made {target}"
         )
 
     def check() -> None:
@@ -186,7 +181,6 @@ def _rsync(job: _Push, stack: ExitStack) -> Side:
     def run() -> Sample:
         return command(
             ["rsync", "-aHX", "--delete", f"{job.now}/", f"rsync://{server[0].host}/target/"],
-            services=[server[0].pid],
         )
 
     return Side("rsync", "peer", run, before, partial(job.same, target), ("rsync",))
