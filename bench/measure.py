@@ -34,7 +34,7 @@ def command(
         argv: the program and its arguments.
         cwd: where it runs.
         env: variables beside those of this process.
-        services: processes that do part of its work: what they use meanwhile counts.
+        services: daemons that do its work: what they use meanwhile counts.
     """
     return _run(argv, cwd, env, services)[0]
 

@@ -28,7 +28,7 @@ class Sample(msgspec.Struct, frozen=True):
 
     seconds: float
     cpu: float | None
-    """Seconds of user and system time of all processes, and of the servers that did part of the work."""
+    """Seconds of user and system time of all processes; those of the server at the other end do not count."""
     memory: int | None
     """Bytes: the most that the processes alive at one time had resident, as sampled."""
 

@@ -1,6 +1,18 @@
 """All jobs, in the order in which they run."""
 
-from bench.jobs import checksums, committing, mounting, packing, pulling, pushing, serving, sharing, starting, storing
+from bench.jobs import (
+    checksums,
+    committing,
+    extracting,
+    mounting,
+    packing,
+    pulling,
+    pushing,
+    serving,
+    sharing,
+    starting,
+    storing,
+)
 
 JOBS = (
     *starting.JOBS,
@@ -11,6 +23,7 @@ JOBS = (
     *storing.JOBS,
     *pushing.JOBS,
     *pulling.JOBS,
+    *extracting.JOBS,
     *serving.JOBS,
     *sharing.JOBS,
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import images, services
 from bench.fingerprint import ALL, NO_TIMES, Keeps, fingerprint, same
 from bench.jobs.changed import CHANGES, QUICK, WORKS, Change, copied
-from bench.measure import command, quietly, shipway
+from bench.measure import command, pipeline, quietly, shipway
 from bench.model import Job, Sample, Side, Target
 from bench.scene import Scene, unmount_below
 from bench.services import Service
@@ -86,7 +86,7 @@ def _ours(name: str, job: _Pull, server: Service) -> Side:
         pulled[:] = [str(json.loads(quietly(call))["id"])]
         check_ref(job.scene, root, pulled[0], fingerprint(job.now), ALL)
 
-    return Side(name, "shipway", lambda: command(call, services=[server.pid]), before, check)
+    return Side(name, "shipway", lambda: command(call), before, check)
 
 
 def _skopeo(job: _Pull) -> Side:
@@ -108,11 +108,12 @@ def _skopeo(job: _Pull) -> Side:
             f"skopeo copy --quiet --src-tls-verify=false {source}:now oci:{layout}:now; "
             f"umoci unpack --image {layout}:now {bundle}"
         )
-        return command(["bash", "-euc", script], services=[job.registry.pid])
+        return pipeline(script)
 
-    return Side(
-        SKOPEO, "peer", run, before, lambda: job.same(bundle / "rootfs", NO_TIMES), ("skopeo", "umoci", "rsync")
-    )
+    def check() -> None:
+        job.same(bundle / "rootfs", NO_TIMES)
+
+    return Side(SKOPEO, "peer", run, before, check, ("skopeo", "umoci", "rsync"))
 
 
 def _make_gzip_image(job: _Pull, layout: Path) -> None:
@@ -148,8 +149,7 @@ def _ctr(job: _Pull, stack: ExitStack) -> Side:
             quietly(ctr("images", "pull", "--plain-http", names["base"]))
 
     def run() -> Sample:
-        pids = [daemon[0].pid, job.registry.pid]
-        return command(ctr("images", "pull", "--plain-http", names["now"]), services=pids)
+        return command(ctr("images", "pull", "--plain-http", names["now"]), services=[daemon[0].pid])
 
     def check() -> None:
         with job.scene.room("check") as target:
@@ -164,7 +164,15 @@ def _ctr(job: _Pull, stack: ExitStack) -> Side:
 
 def _podman(job: _Pull) -> Side:
     store = job.room / "podman"
-    call = ["podman", "--root", store / "root", "--runroot", store / "run", "--storage-driver", "overlay"]
+    call: list[str | Path] = [
+        "podman",
+        "--root",
+        store / "root",
+        "--runroot",
+        store / "run",
+        "--storage-driver",
+        "overlay",
+    ]
     names = {tag: f"{job.registry.host}/{IMAGE}:{tag}" for tag in ("base", "now")}
 
     def pull(tag: str) -> list[str | Path]:
@@ -184,7 +192,7 @@ def _podman(job: _Pull) -> Side:
         quietly([*call, "image", "unmount", names["now"]])
 
     def run() -> Sample:
-        return command(pull("now"), services=[job.registry.pid])
+        return command(pull("now"))
 
     return Side("podman pull", "peer", run, before, check, ("podman", "root"))
 
@@ -202,7 +210,7 @@ def _rsync(job: _Pull, stack: ExitStack) -> Side:
 
     def run() -> Sample:
         source = f"rsync://{server[0].host}/now/"
-        return command(["rsync", "-aHX", "--delete", source, f"{target}/"], services=[server[0].pid])
+        return command(["rsync", "-aHX", "--delete", source, f"{target}/"])
 
     return Side("rsync", "peer", run, before, lambda: job.same(target), ("rsync",))
 
