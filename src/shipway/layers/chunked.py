@@ -64,6 +64,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel", g
     name_raw: str = ""
     link_name_raw: str = ""
     xattrs_raw: dict[str, str] = {}
+    inner_offset: Count = 0
+    """eStargz: how many bytes of the gzip member come before the chunk."""
 
 
 class Table(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
