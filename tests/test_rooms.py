@@ -31,6 +31,7 @@ ROOMS = [
     {"references"},
     {"oci"},
     {"refs"},
+    {"explanations"},
     {"progress"},
     {"quantities"},
     {"errors"},

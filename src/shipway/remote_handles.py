@@ -10,13 +10,14 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from shipway.errors import Invalid
+from shipway.explanations import Pulled, Way
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
-from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
+from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.pull import pull
