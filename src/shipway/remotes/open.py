@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shipway.errors import Invalid
-from shipway.references import Reference, RegistryReference
+from shipway.references import BucketReference, Reference, RegistryReference
 from shipway.remotes.contract import Remote
 from shipway.remotes.registry import RegistryRemote
 from shipway.remotes.registry.credentials import Credentials, store_credentials
@@ -15,6 +15,10 @@ def open_remote(reference: Reference) -> Remote:
     """Return the remote for the place of `reference`; nothing is sent before its first use. Close it after."""
     if isinstance(reference, RegistryReference):
         return RegistryRemote(reference)
+    if isinstance(reference, BucketReference):
+        from shipway.remotes.bucket import BucketRemote  # noqa: PLC0415  obstore is loaded by those who use buckets
+
+        return BucketRemote(reference)
     raise Invalid("nothing can open this kind of reference", where=str(reference))
 
 
