@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests talk to. Says what is missing when it may not.
 set -eu
 missing=""
-for pair in docker-registry:docker-registry skopeo:skopeo zstd:zstd tar:tar openssl:openssl; do
+for pair in docker-registry:docker-registry skopeo:skopeo umoci:umoci zstd:zstd tar:tar openssl:openssl; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
+    from shipway.config import Config, PrunePolicy, RegistrySettings
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         CachePolicy,
         Extractable,
         Extracted,
+        FileStat,
         Finding,
         ImmutableRef,
         LocalImmutableRef,
@@ -52,10 +54,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Cache",
     "CachePolicy",
+    "Config",
     "Corrupt",
     "DigestMismatch",
     "Extractable",
     "Extracted",
+    "FileStat",
     "Finding",
     "ImmutableRef",
     "Invalid",
@@ -71,9 +75,11 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "PruneDecision",
+    "PrunePolicy",
     "Pushed",
     "RecordType",
     "Ref",
+    "RegistrySettings",
     "RemoteImmutableRef",
     "RepositoryNotFound",
     "ShipwayError",
@@ -89,7 +95,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "cache")
+_MODULES = ("errors", "progress", "refs", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,7 @@ from typing import Self
 
 from shipway import mounting
 from shipway.cachemounts import CacheMounts, Sharing
+from shipway.config import Config, load
 from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
@@ -22,7 +23,7 @@ from shipway.local.keeping import PruneOptions
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.local.verify import verify
-from shipway.oci import key_tag
+from shipway.oci import Platform, key_tag
 from shipway.progress import ProgressCallback
 from shipway.references import Reference
 from shipway.refs import (
@@ -59,40 +60,60 @@ class Cache:
     context manager. Refs that are still held when it is closed are let go.
     """
 
-    def __init__(self, store: Store, remotes: Iterable[Reference] = ()) -> None:
+    def __init__(self, store: Store, config: Config) -> None:
         """Use `Cache.open` instead."""
         self._store = store
-        self._remotes = tuple(remotes)
+        self._config = config
+        self._remotes = [Reference.parse(remote) for remote in config.remotes]
+        self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
     @classmethod
     def open(
         cls,
         root: str | Path | None = None,
         *,
-        driver: str = "auto",
-        remotes: Iterable[str] = (),
+        driver: str | None = None,
+        remotes: Iterable[str] | None = None,
+        platform: str | None = None,
+        config: Config | str | Path | None = None,
         repair: bool = True,
     ) -> Self:
         """Open the store at `root`, making it if there is none.
 
+        What is None is as the configuration has it: a `SHIPWAY_*` variable, else the file, else the default.
+
         Args:
-            root: the directory; by default `$SHIPWAY_ROOT`, or `shipway` in the user's data directory.
+            root: the directory; by default `shipway` in the user's data directory.
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
+            platform: which image of an index is meant, as `os/architecture[/variant]`; by default this machine's.
+            config: the configuration file, if not the usual one; or a `Config`, for which no file or variable is read.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
 
         Raises:
-            Invalid: a reference or driver that makes no sense.
+            Invalid: a reference, platform or driver that makes no sense, or a configuration, by file and key.
+            NotFound: a configuration file that was named is not there.
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
         """
-        references = [Reference.parse(remote) for remote in remotes]
-        return cls(Store(Path(root) if root is not None else default_root(), driver, repair=repair), references)
+        in_force = load(
+            config,
+            root=Path(root) if root is not None else None,
+            driver=driver,
+            remotes=tuple(remotes) if remotes is not None else None,
+            platform=platform,
+        ).config
+        return cls(Store(in_force.root, in_force.driver, repair=repair), in_force)
 
     @property
     def root(self) -> Path:
         """The store's root directory."""
         return self._store.root
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is in force."""
+        return self._config
 
     @property
     def driver(self) -> SnapshotDriver:
@@ -216,15 +237,17 @@ class Cache:
 
     # Remote refs
 
-    def remote(self, reference: str) -> RemoteImmutableRef:
+    def remote(self, reference: str, *, platform: str | None = None) -> RemoteImmutableRef:
         """Return the image at `reference` as a remote ref; only its manifest is fetched.
 
-        Raises `Invalid` for a reference that is none, `NotFound`, `RepositoryNotFound`,
+        `platform`, by default the cache's, is which image of an index is meant: `os/architecture[/variant]`.
+        Raises `Invalid` for a reference or platform that is none, `NotFound`, `RepositoryNotFound`,
         `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
         """
         place = Reference.parse(reference)
+        wanted = Platform.parse(platform) if platform is not None else self._platform
         try:
-            return self._remote(place)
+            return self._remote(place, wanted)
         except RepositoryNotFound:
             raise
         except NotFound:
@@ -234,10 +257,10 @@ class Cache:
                 next(remote.tags(), None)
             raise
 
-    def _remote(self, reference: Reference) -> RemoteHandle:
+    def _remote(self, reference: Reference, platform: Platform | None) -> RemoteHandle:
         remote = open_remote(reference)
         try:
-            image = find_image(remote, reference.target)
+            image = find_image(remote, reference.target, platform)
             source = RemoteImage(remote, image)
             name = str(reference.at(digest=image.descriptor.digest))
             return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
@@ -332,7 +355,7 @@ class Cache:
         failure: Exception | None = None
         for remote in self._remotes:
             try:
-                return self._remote(remote.at(tag=key_tag(key)))
+                return self._remote(remote.at(tag=key_tag(key)), self._platform)
             except NotFound:
                 continue
             except Unavailable as error:
@@ -475,14 +498,6 @@ class Cache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def default_root() -> Path:
-    """Return `$SHIPWAY_ROOT`, else `shipway` in `$XDG_DATA_HOME` or `~/.local/share`."""
-    if root := os.environ.get("SHIPWAY_ROOT"):
-        return Path(root)
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "shipway"
 
 
 def _raw(key: str | bytes) -> bytes:

@@ -7,6 +7,7 @@ follow the OCI image specification 1.1 and the distribution specification 1.1.
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -41,6 +42,18 @@ MAX_CONFIG = 64 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PLATFORM_PART = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armhf": "arm",
+    "i686": "386",
+    "i386": "386",
+}
+#: What an architecture means when no variant is named (containerd and Docker agree on these).
+_USUAL_VARIANTS = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
 DEFAULT_REPOSITORY = "shipway"
 DEFAULT_TAG = "latest"
@@ -63,6 +76,28 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     architecture: str = ""
     os: str = ""
     variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read `os/architecture[/variant]`, such as `linux/arm64`; `Invalid` for anything else."""
+        parts = text.split("/")
+        if len(parts) not in (2, 3) or not all(_PLATFORM_PART.fullmatch(part) for part in parts):
+            raise Invalid("not a platform", where=repr(text[:100]), todo="write os/architecture[/variant]")
+        return cls(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) > 2 else "").normalized()  # noqa: PLR2004
+
+    @classmethod
+    def of_this_machine(cls) -> Platform:
+        """Return what images must be for to run here."""
+        return cls(os="linux", architecture=platform.machine()).normalized()
+
+    def normalized(self) -> Platform:
+        """Return it by the names that images use: one for each architecture, no variant where it is the usual one."""
+        architecture = _ARCHITECTURES.get(self.architecture, self.architecture)
+        variant = "" if self.variant == _USUAL_VARIANTS.get(architecture) else self.variant
+        return Platform(os=self.os, architecture=architecture, variant=variant)
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
 class ManifestDescriptor(Descriptor, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -132,6 +167,7 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     created: str = ""
     architecture: str
     os: str
+    variant: str = ""
     config: dict[str, msgspec.Raw] = {}
     rootfs: RootFS
     history: tuple[History, ...] = ()

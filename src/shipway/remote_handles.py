@@ -14,6 +14,7 @@ from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
 from shipway.progress import ProgressCallback
+from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
 from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_remote
@@ -23,7 +24,7 @@ from shipway.transfer.push import push_layers
 from shipway.transfer.remote_tree import RemoteTree
 from shipway.transfer.sources import JoinedBlobs, RemoteLayer
 from shipway.trees.checksum import Checksums
-from shipway.trees.entry import Tree
+from shipway.trees.entry import SeekableTree
 
 
 class RemoteMetadata:
@@ -59,7 +60,7 @@ class RemoteMetadata:
         raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
 
 
-class RemoteHandle:
+class RemoteHandle(ShowsTree):
     """A `RemoteImmutableRef`: layers of an image somewhere, or of several."""
 
     def __init__(
@@ -114,7 +115,7 @@ class RemoteHandle:
             self._blobs.close()
 
     @contextmanager
-    def tree(self) -> Iterator[Tree]:
+    def tree(self) -> Iterator[SeekableTree]:
         """Yield the tree to be listed and read; tables of contents are fetched once."""
         yield self._remote_tree()
 

@@ -209,3 +209,22 @@ def test_mounts_outlive_the_program_and_their_changes_are_kept(shipway: Program,
     with pytest.raises(OSError, match="Read-only"):
         (target / "other").touch()
     assert shipway.json("umount", target) == {"id": done, "target": str(target), "committed": False}
+
+
+def test_config_shows_what_is_in_force_and_where_it_comes_from(
+    shipway: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("driver = 'native'\n[[prune]]\nmax-used-space = '10GB'\n")
+    monkeypatch.setenv("SHIPWAY_REMOTES", "oci://one oci://two")
+    document = shipway.json("--config", file, "config")
+    assert document["file"] == str(file)
+    shown = {one["key"]: (one["value"], one["from"]) for one in document["values"]}
+    assert shown["root"] == (str(shipway.root), "argument")
+    assert shown["driver"] == ("native", str(file))
+    assert shown["remotes"] == (["oci://one", "oci://two"], "$SHIPWAY_REMOTES")
+    assert shown["prune[0].max-used-space"] == ("10GB", str(file))
+    assert ["remotes", "oci://one", "oci://two", "$SHIPWAY_REMOTES"] in map(str.split, shipway("config").splitlines())
+    file.write_text("[[prune]]\nmax-used = '10GB'\n")
+    assert f"{file}: prune[0].max-used: there is no such key" in shipway.error("--config", file, "ls", code=2)
+    assert shipway.is_untouched

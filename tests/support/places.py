@@ -107,7 +107,13 @@ def file_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     )
 
 
-PLACES = ["registry", "worker", "file", "s3", "gs", "az"]
+@pytest.fixture(scope="session")
+def layout_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    root = tmp_path_factory.mktemp("layouts")
+    return Place("layout", lambda name: f"oci-layout://{root}/{name}")
+
+
+PLACES = ["registry", "worker", "file", "s3", "gs", "az", "layout"]
 
 
 @pytest.fixture(params=PLACES)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import assert_type
+from typing import BinaryIO, assert_type
 
 import shipway
 
@@ -21,6 +21,15 @@ def a_cache() -> None:
         assert_type(cache.driver.name, str)
         assert_type(cache.driver.can_mount, bool)
     shipway.Cache.open(Path("root"), driver="native", remotes=["oci://127.0.0.1:5000"]).close()
+
+
+def configuration() -> None:
+    policy = shipway.PrunePolicy(max_used_space="10GB", keep_duration="48h")
+    registry = {"ghcr.io": shipway.RegistrySettings(mirrors=("mirror.example:5000",))}
+    config = shipway.Config(root=Path("root"), remotes=("oci://host",), prune=(policy,), registry=registry)
+    with shipway.Cache.open(config=config) as cache:
+        assert_type(cache.config, shipway.Config)
+    shipway.Cache.open("root", config="config.toml").close()
 
 
 def local_refs(cache: shipway.Cache, progress: shipway.ProgressCallback) -> None:
@@ -53,13 +62,23 @@ def refs_are_context_managers(cache: shipway.Cache, stack: ExitStack) -> None:
 
 
 def remote_refs(cache: shipway.Cache) -> None:
-    with cache.remote("oci://host/repository:tag") as remote:
+    with cache.remote("oci://host/repository:tag", platform="linux/arm64") as remote:
         done = remote.extract("out", "/bin/*", parents=True, wildcard=True)
         assert_type(done, shipway.Extracted)
         assert_type(done.traffic, shipway.Traffic)
         assert_type(done.traffic.received, int)
         assert_type(remote.pull(), shipway.LocalImmutableRef)
         assert_type(remote.checksum("/bin", exclude=["*.md"]), str)
+
+
+def looking(thing: shipway.Extractable, local: shipway.LocalImmutableRef, remote: shipway.RemoteImmutableRef) -> None:
+    assert_type(thing.stat("/bin", follow=False), shipway.FileStat)
+    assert_type(local.walk(), Iterator[shipway.FileStat])
+    for one in remote.walk("/bin", depth=1):
+        assert_type(one.path, str)
+        assert_type(one.xattrs, Mapping[str, bytes])
+    with remote.open("/etc/passwd") as file:
+        assert_type(file, BinaryIO)
 
 
 def checksums(ref: shipway.ImmutableRef, cache: shipway.Cache) -> None:

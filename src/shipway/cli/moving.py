@@ -25,10 +25,11 @@ def push(ref: str, reference: str, /, *, session: InSession) -> None:
 
 def show_pushed(session: Session, pushed: Pushed) -> None:
     """Print where an image is now, and what was moved."""
-    session.show(asdict(pushed), [_line(pushed)])
+    session.show(asdict(pushed), [line(pushed)])
 
 
-def _line(pushed: Pushed) -> str:
+def line(pushed: Pushed) -> str:
+    """Return where an image is now and what was moved, for people."""
     layers = f"{pushed.layers_moved} of {text.plural(pushed.layers, 'layer')} moved"
     return f"{pushed.digest}  {pushed.reference}  {layers}, {text.size(pushed.traffic.sent)} sent"
 

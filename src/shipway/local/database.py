@@ -86,6 +86,14 @@ CREATE TABLE checksums (
     used INTEGER NOT NULL
 );
 
+-- What checksums of a record's tree came to: see local/answers.py.
+CREATE TABLE answers (
+    record TEXT NOT NULL,
+    query TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (record, query)
+) WITHOUT ROWID;
+
 -- The state of a cache mount: the record that its next holder goes on with. Private ones may have several.
 CREATE TABLE cache_mounts (
     name TEXT NOT NULL,

@@ -81,6 +81,14 @@ class ChunkedLayer:
                 jobs.append(partial(self._read, one, inside))
         return jobs
 
+    def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
+        """Yield the checked contents of chunks of the file `path`, fetched as one range from the first to the last."""
+        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
+        with self._remote.read_blob(self._descriptor, start, end - start) as pieces:
+            stream = _Stream(iter(pieces), start, self._where)
+            for chunk in chunks:
+                yield self._decode(chunk, path, stream)
+
     def _read(self, wanted: Range, entries: Sequence[Entry]) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
         with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
@@ -90,7 +98,7 @@ class ChunkedLayer:
 
     def _read_file(self, entry: Entry, stream: _Stream) -> Iterator[Piece]:
         chunks = entry.chunks
-        contents = (chunk.size if chunk.zeros else self._decode(chunk, entry, stream) for chunk in chunks)
+        contents = (chunk.size if chunk.zeros else self._decode(chunk, entry.path, stream) for chunk in chunks)
         if len(chunks) == 1 and chunks[0].digest == entry.digest:
             yield Piece(entry, next(contents), last=True)
             return
@@ -110,8 +118,8 @@ class ChunkedLayer:
                 self._check(f"sha256:{whole.hexdigest()}", entry)
             yield Piece(entry, content, last=number == len(chunks))
 
-    def _decode(self, chunk: Chunk, entry: Entry, stream: _Stream) -> bytes:
-        return decode_chunk(stream.take(chunk.offset, chunk.length), chunk, f"{self._where}, {entry.path!r}")
+    def _decode(self, chunk: Chunk, path: str, stream: _Stream) -> bytes:
+        return decode_chunk(stream.take(chunk.offset, chunk.length), chunk, f"{self._where}, {path!r}")
 
     def _check(self, digest: str, entry: Entry) -> None:
         if entry.digest:

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from shipway.layers.compression import compression_of
 from shipway.layers.toc import toc_location
@@ -25,16 +26,19 @@ from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
 from shipway.transfer.plain import Capture, PlainLayer
+from shipway.transfer.remote_file import open_chunks
 from shipway.transfer.search import Search
+from shipway.trees.content import ContentWriter
 from shipway.trees.entry import Content, Entry
 from shipway.trees.extract import extract
 from shipway.trees.merged import MergedTree
+from shipway.trees.writer import typed
 
 Layer = ChunkedLayer | PlainLayer
 
 
 class RemoteTree:
-    """The tree that `layers`, base first, of a remote show; implements `Tree`. Thread-safe.
+    """The tree that `layers`, base first, of a remote show; implements `SeekableTree`. Thread-safe.
 
     `staging` is a directory for contents on their way (files without a name, gone with the process);
     by default the system's. Every method may raise what the remote raises, and `Corrupt` and its
@@ -64,6 +68,13 @@ class RemoteTree:
         handed over; the digest of a file of several chunks before its last one is.
         """
         return self._whole().read(entries)
+
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return the content of a file of this tree as a seekable file: by chunks where its layer has them.
+
+        Of a layer without a table the file is read into `staging` first.
+        """
+        return self._whole().open_file(entry)
 
     def origin_of(self, entry: Entry) -> tuple[int, str]:
         """Return which layer, from 0 for the base, holds the content of a file of this tree, and under what path."""
@@ -174,6 +185,19 @@ class _View:
                 assemble(pieces), lambda entry: same[_content_key(entry)][1:], lambda: _make_spool(self._staging)
             )
 
+    def open_file(self, entry: Entry) -> BinaryIO:
+        number, _ = self._merged.origin_of(entry)
+        layer = self._layers[number]
+        if isinstance(layer, ChunkedLayer):
+            return open_chunks(entry, partial(layer.read_chunks, entry.path))
+        with _make_spool(self._staging) as spool, closing(self.read([entry])) as files:
+            for _, content in files:
+                try:
+                    ContentWriter().write(spool.fileno(), content, entry.size, entry.path)
+                except OSError as error:
+                    raise typed(error, entry.path) from error
+            return open(f"/proc/self/fd/{spool.fileno()}", "rb")
+
     def _jobs(self, entries: Sequence[Entry]) -> list[Job[Piece]]:
         by_layer: dict[int, list[tuple[str, Entry]]] = {}
         for entry in entries:
@@ -215,7 +239,7 @@ def _list_layer(layer: Layer) -> Sequence[Entry]:
     return layer.entries()
 
 
-def _make_spool(staging: Path | None) -> IO[bytes]:
+def _make_spool(staging: Path | None) -> BinaryIO:
     return tempfile.TemporaryFile(dir=staging, prefix="read-")
 
 

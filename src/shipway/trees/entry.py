@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import BinaryIO, Literal, Protocol, Self
 
 import msgspec
 
@@ -122,7 +122,17 @@ class Tree(Protocol):
         """
 
 
-class LocalTree(Tree, Protocol):
+class SeekableTree(Tree, Protocol):
+    """A tree whose files can be read from any place on."""
+
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return the content of a `reg` entry taken from this tree as a buffered, seekable, read-only file.
+
+        It stays good when the tree is closed. Content is checked as with `read`.
+        """
+
+
+class LocalTree(SeekableTree, Protocol):
     """A tree whose files can be opened one by one."""
 
     def open(self, path: str) -> int:

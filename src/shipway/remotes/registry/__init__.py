@@ -1,7 +1,8 @@
 """A remote over the OCI distribution API."""
 
 from shipway.remotes.registry.client import RegistryRemote
-from shipway.remotes.registry.credentials import Credentials, find_credentials, store_credentials
+from shipway.remotes.registry.credentials import Credentials, find_credentials
+from shipway.remotes.registry.logins import remove_credentials, store_credentials
 from shipway.remotes.registry.transport import Limits
 
-__all__ = ["Credentials", "Limits", "RegistryRemote", "find_credentials", "store_credentials"]
+__all__ = ["Credentials", "Limits", "RegistryRemote", "find_credentials", "remove_credentials", "store_credentials"]
