@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
     from shipway.config import Config, PrunePolicy, RegistrySettings
     from shipway.errors import (
+        Conflict,
         Corrupt,
         DigestMismatch,
         Invalid,
@@ -55,6 +56,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "Config",
+    "Conflict",
     "Corrupt",
     "DigestMismatch",
     "Extractable",

@@ -19,6 +19,7 @@ from shipway.reading import ShowsTree
 from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_remote
+from shipway.remotes.contract import Expected
 from shipway.transfer.push import push
 from shipway.trees.entry import SeekableTree
 from shipway.trees.extract import extract
@@ -228,12 +229,14 @@ class LocalHandle(Handle, ShowsTree):
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
         return self.push_to(target, progress=progress)
 
-    def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Do what `push` does, with the reference already read."""
+    def push_to(
+        self, target: Reference, *, expected: Expected | None = None, progress: ProgressCallback | None = None
+    ) -> Pushed:
+        """Do what `push` does, with the reference already read, if its tag is as `expected`."""
         record = self._store.finalize(self._record())
         remote = open_remote(target)
         try:
-            return push(self._store, record, remote, tag=target.target, progress=progress)
+            return push(self._store, record, remote, tag=target.target, expected=expected, progress=progress)
         finally:
             remote.close()
 

@@ -16,7 +16,7 @@ def push(ref: str, reference: str, /, *, session: InSession) -> None:
 
     Args:
         ref: An id, a unique prefix of one, or key:NAME.
-        reference: Where to: oci://host[:port]/repository[:tag].
+        reference: Where to: oci://host[:port]/repository[:tag], s3://bucket/prefix#name, oci-layout:///dir[:tag], …
     """
     with session.open() as cache, naming.local_ref(cache, ref) as local, shown(session) as progress:
         pushed = cache.push(local, reference, progress=progress)

@@ -68,7 +68,8 @@ class Remote(BlobSource, Protocol):
         """Store a manifest under its digest, and under `tag`. What it refers to must be there already.
 
         With `expected` the tag is written only if it is as expected at that very moment: of several writers one
-        wins and the others get `Conflict`. `Invalid` from a remote that cannot do that, as no registry can.
+        wins and the others get `Conflict`, unless they wrote the very same. `Invalid` from a remote that
+        cannot do that, as no registry can.
         """
 
     def has_blob(self, descriptor: Descriptor) -> bool:

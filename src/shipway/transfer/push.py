@@ -18,8 +18,9 @@ from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
+from shipway.references import Reference
 from shipway.refs import Pushed, Traffic
-from shipway.remotes.contract import BlobSource, Remote
+from shipway.remotes.contract import BlobSource, Expected, Remote
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.sources import RemoteLayer
 from shipway.trees.diff import everything
@@ -73,9 +74,15 @@ def ensure_manifest(
 
 
 def push(
-    store: Store, record: Record, remote: Remote, *, tag: str | None, progress: ProgressCallback | None = None
+    store: Store,
+    record: Record,
+    remote: Remote,
+    *,
+    tag: str | None,
+    expected: Expected | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Pushed:
-    """Copy a finalized record's image to `remote` and, last, tag it.
+    """Copy a finalized record's image to `remote` and, last, tag it, if the tag is as `expected`.
 
     What is there already does not move. Raises what the remote raises; a tag
     that was there before is then as it was.
@@ -83,7 +90,7 @@ def push(
     before = remote.traffic
     _, _, layers = ensure_manifest(store, record, progress)
     sending = _Sending(remote, lambda blob: store.blobs.open(blob.digest), {}, progress)
-    return sending.run(layers, tag, lambda: remote.traffic - before)
+    return sending.run(layers, tag, lambda: remote.traffic - before, expected)
 
 
 def push_layers(
@@ -140,7 +147,13 @@ class _Sending:
         self._near = near
         self._progress = progress
 
-    def run(self, layers: Sequence[Layer], tag: str | None, moved: Callable[[], Traffic]) -> Pushed:
+    def run(
+        self,
+        layers: Sequence[Layer],
+        tag: str | None,
+        moved: Callable[[], Traffic],
+        expected: Expected | None = None,
+    ) -> Pushed:
         """Send the blobs that are lacking, the configuration, and last the manifest."""
         config, config_descriptor, manifest, descriptor = make_image(layers)
         blobs = {layer.descriptor.digest: layer.descriptor for layer in layers}
@@ -150,8 +163,9 @@ class _Sending:
             lacking = [blob for digest, blob in blobs.items() if not present[digest]]
             for upload in [pool.submit(self._upload, blob, config) for blob in lacking]:
                 upload.result()
-        self._remote.put_manifest(descriptor, manifest, tag=tag)
-        name = f"{self._remote.name}:{tag}" if tag else f"{self._remote.name}@{descriptor.digest}"
+        self._remote.put_manifest(descriptor, manifest, tag=tag, expected=expected)
+        place = Reference.parse(self._remote.name)
+        name = str(place.at(tag=tag) if tag else place.at(digest=descriptor.digest))
         sent = sum(blob.digest != config_descriptor.digest for blob in lacking)
         return Pushed(name, descriptor.digest, len(layers), sent, moved())
 

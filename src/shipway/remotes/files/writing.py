@@ -100,7 +100,7 @@ class WritableLayout(LayoutRemote):
         entries = self._entries() if os.path.exists(f"{self._root}/{INDEX}") else ()
         if expected is not None:
             present = [entry.digest for entry in entries if entry.annotations.get(REF_NAME) == tag]
-            if present[-1:] != ([expected.digest] if expected.digest else []):
+            if present[-1:] not in ([expected.digest] if expected.digest else [], [descriptor.digest]):
                 said = f"names {present[-1]} by now" if present else "is not there any more"
                 raise Conflict(said, where=where, todo="look at what is there now")
         index = self._raw_index()
