@@ -23,6 +23,7 @@ from shipway import (
     RemoteImmutableRef,
     Unavailable,
 )
+from shipway.oci import key_tag
 from shipway.references import Reference
 from shipway.remotes import open_remote
 from shipway.server import serving
@@ -220,7 +221,9 @@ def test_a_manifest_that_is_gone_is_a_miss(here: Registry, maker: Cache, open_ca
     assert mine.lookup("key") is None
 
 
-def test_pushing_again_makes_it_a_hit_again(here: Registry, maker: Cache, open_cache: OpenCache) -> None:
+def test_pushing_what_was_found_gone_makes_it_a_hit_again(
+    here: Registry, maker: Cache, open_cache: OpenCache, tmp_path: Path
+) -> None:
     place = here.place()
     ref = tree(maker, "again")
     maker.put("key", ref, push_to=place)
@@ -230,7 +233,11 @@ def test_pushing_again_makes_it_a_hit_again(here: Registry, maker: Cache, open_c
         with pytest.raises(Missing):
             remote.pull()
     assert mine.lookup("key") is None
-    maker.put("key", ref, push_to=place)
+    maker.put("key", ref, push_to=place)  # which asks whether the image is there, and it is
+    assert mine.lookup("key") is None
+    with maker.remote(f"{place}:{key_tag('key')}") as remote, pytest.raises(Missing):
+        remote.extract(tmp_path / "out")
+    maker.put("key", ref, push_to=place)  # now it knows what is not
     with found(mine, "key") as remote, remote.pull() as local:
         assert texts(local) == {"aga"}
 

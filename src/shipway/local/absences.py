@@ -32,6 +32,10 @@ class Absences:
         )
         return [Descriptor(media_type=LAYER_TAR, digest=digest, size=size) for digest, size in rows]
 
+    def at(self, place: str) -> set[str]:
+        """Return the digests of all blobs that were gone from a place."""
+        return {digest for (digest,) in self._database.read("SELECT blob FROM absences WHERE place = ?", place)}
+
     def forget(self, place: str, image: str) -> None:
         """Forget what was noted of an image: it is whole again."""
         with self._database.write() as db:
