@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnknownMediaType,
         UnsafeEntry,
     )
-    from shipway.progress import Progress, ProgressCallback
+    from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
         CachePolicy,
         Extractable,
@@ -72,6 +72,7 @@ __all__ = [
     "MutableRef",
     "NoSpace",
     "NotFound",
+    "Overall",
     "Progress",
     "ProgressCallback",
     "PruneDecision",
@@ -84,6 +85,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "Tally",
     "Traffic",
     "Truncated",
     "Unauthorized",

@@ -19,6 +19,7 @@ from support.trees import Seen, describe
 from shipway import Cache, oci
 from shipway.layers.chunked import CHECKSUM, OLD_PREFIX
 from shipway.layers.compression import Compression
+from shipway.references import Reference
 from shipway.remote_handles import RemoteHandle
 from shipway.remotes import open_remote
 from shipway.transfer.images import Layer, make_image
@@ -33,7 +34,7 @@ RAW = os.fsdecode(b"not-utf8-\xff\xfe")
 
 def put_gzip_image(host: str, trees: list[Path]) -> str:
     """Push an image of gzip layers, as most are, and return its name."""
-    place = oci.Reference.parse(f"oci://{host}/gzip/{uuid.uuid4().hex}:v1")
+    place = Reference.parse(f"oci://{host}/gzip/{uuid.uuid4().hex}:v1")
     remote = open_remote(place)
     layers = []
     for lower, upper in zip([None, *trees[:-1]], trees, strict=True):

@@ -77,6 +77,9 @@ def pull(
         pulls.append(_Pull(descriptor, diff_id, chain_id, pulls[-1] if pulls else None, stop))
     if not pulls:
         raise NotFound("the image has no layers", where=name)
+    if progress is not None:
+        for descriptor in layers:
+            progress(Progress("pull", descriptor.digest, 0, descriptor.size))
     new = NewRecord(description=f"pulled from {name}")
     _run(store, remote, pulls, new, progress)
     records = [one.record for one in pulls if one.record is not None]
@@ -94,6 +97,8 @@ def _run(
         try:
             if not one.stop.is_set():
                 one.record = _pull_layer(store, remote, one, new, progress)
+                if progress is not None:
+                    progress(Progress("pull", one.descriptor.digest, one.descriptor.size, one.descriptor.size))
         except BaseException:
             one.stop.set()
             raise

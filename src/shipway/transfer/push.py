@@ -32,6 +32,10 @@ def ensure_layers(store: Store, record: Record, progress: ProgressCallback | Non
     layers: list[Layer] = []
     chain_id: str | None = None
     records = store.layers(record)
+    if progress is not None:
+        for one in records:
+            if store.layer_blob(one) is None:
+                progress(Progress("pack", one.id, 0, None))
     for one, in_place in zip(records, is_in_place(records, store.records.get), strict=True):
         descriptor, diff_id = _ensure_blob(store, one, progress)
         chain_id = oci.chain_id(chain_id, diff_id)
@@ -148,6 +152,8 @@ class _Sending:
         with _pool() as pool:
             present = dict(zip(blobs, pool.map(self._remote.has_blob, blobs.values()), strict=True))
             lacking = [blob for digest, blob in blobs.items() if not present[digest]]
+            for blob in lacking:
+                self._tell(blob, 0)
             for upload in [pool.submit(self._upload, blob, config) for blob in lacking]:
                 upload.result()
         self._remote.put_manifest(descriptor, manifest, tag=tag)
@@ -155,14 +161,17 @@ class _Sending:
         sent = sum(blob.digest != config_descriptor.digest for blob in lacking)
         return Pushed(name, descriptor.digest, len(layers), sent, moved())
 
+    def _tell(self, blob: Descriptor, done: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress("push", blob.digest, done, blob.size))
+
     def _upload(self, blob: Descriptor, config: bytes) -> None:
         done = 0
 
         def sent(size: int) -> None:
             nonlocal done
             done += size
-            if self._progress is not None:
-                self._progress(Progress("push", blob.digest, min(done, blob.size), blob.size))
+            self._tell(blob, min(done, blob.size))
 
         def open_blob() -> BinaryIO:
             nonlocal done
@@ -170,6 +179,7 @@ class _Sending:
             return io.BytesIO(config) if blob.media_type == oci.CONFIG else self._open_blob(blob)
 
         self._remote.put_blob(blob, open_blob, sent, mount_from=self._near.get(blob.digest))
+        self._tell(blob, blob.size)  # one that was mounted from another repository was not sent
 
 
 @contextmanager
