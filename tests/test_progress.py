@@ -116,13 +116,17 @@ def test_each_call_tells_of_the_whole_and_ends_with_it(
         with other.remote(f"{base}/team/image:v1") as remote:
             remote.extract(tmp_path / "out", progress=extracted)
             assert extracted.whole("extract").done > 6 * MIB
+        with (
+            Cache.open(tmp_path / "third") as third,
+            third.remote(f"{base}/team/image:v1") as remote,
+        ):
             with remote.pull(progress=pulled) as local:
                 assert pulled.whole("pull").items == 2
                 assert pulled.whole("pull").done > 6 * MIB
                 again = Told()
                 local.extract(tmp_path / "again", progress=again)
                 assert again.whole("extract").done == extracted.whole("extract").done
-        other.verify(progress=verified)
+            third.verify(progress=verified)
         assert verified.whole("verify blobs").done > 6 * MIB
         assert verified.events[-1].unit == "objects"
         assert verified.whole("verify snapshots").done == 2

@@ -13,7 +13,6 @@ import pytest
 from support.contents import random_bytes
 from support.images import copy_tree
 from support.program import Program
-from support.trees import free_port
 
 from shipway import Cache
 from shipway.server import serving
@@ -81,12 +80,19 @@ def test_what_is_left_are_whole_tasks(shipway: Program, tree: Path, tmp_path: Pa
         assert all("100%" in line for line in lines_left(drawn))
 
 
-def test_what_fails_leaves_its_error_alone(shipway: Program, tree: Path) -> None:
-    reference = f"oci://127.0.0.1:{free_port()}/team/image:v1"
-    ref = shipway("commit", tree).strip()
-    command = [sys.executable, "-m", "shipway", "--root", str(shipway.root), "push", ref, reference]
-    _, drawn = on_a_terminal(command, code=7)
-    assert b"pack" in drawn
+def test_what_fails_leaves_its_error_alone(tree: Path, tmp_path: Path) -> None:
+    (tree / "noise").write_bytes(random_bytes(2 << 20))
+    with Cache.open(tmp_path / "worker") as cache, serving(StoreBackend(cache)) as url:
+        reference = url.replace("http", "oci") + "/team/image:v1"
+        with cache.import_tree(tree) as ref:
+            ref.push(reference)
+        blob = max((cache.root / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+        with blob.open("r+b") as file:
+            file.seek(1 << 20)
+            file.write(b"damage")
+        command = [sys.executable, "-m", "shipway", "--root", str(tmp_path / "mine"), "pull", reference]
+        _, drawn = on_a_terminal(command, code=5)
+    assert b"pull" in drawn
     (line,) = lines_left(drawn)
     assert line.startswith("shipway: ")
 
