@@ -108,7 +108,7 @@ class PlainLayer:
         size have been checked. Raises what the remote and the layer's format raise.
         """
         with self._remote.read_blob(self.descriptor) as pieces:
-            blob = _checked(pieces, self.descriptor, self._where, progress)
+            blob = _Checked(pieces, self.descriptor, self._where, progress)
             seen: list[Entry] = []
             records: dict[str, str] = {}
             try:
@@ -122,6 +122,7 @@ class PlainLayer:
                             records[entry.path] = "" if entry.path in records else f"sha256:{record.hexdigest()}"
                     seen.append(entry)
                     if enough(entry):
+                        blob.leave()
                         return seen
             except Corrupt:
                 _drain(blob)  # whether it was damaged on its way, or made so, is for its digest to say
@@ -192,22 +193,44 @@ def _zeros(count: int) -> Iterator[bytes]:
         yield _ZEROS[: count - done]
 
 
-def _checked(
-    pieces: Iterable[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
-) -> Iterator[Buffer]:
-    """Pass a blob's pieces on, and check its size and digest when they have all been taken."""
-    digest = hashlib.sha256()
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-        if size > descriptor.size:
+class _Checked:
+    """A blob's pieces, whose size and digest are checked when they have all been taken."""
+
+    def __init__(
+        self, pieces: Iterator[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
+    ) -> None:
+        self._pieces = pieces
+        self._descriptor = descriptor
+        self._where = where
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._tell(descriptor.size)
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return self
+
+    def __next__(self) -> Buffer:
+        descriptor, where = self._descriptor, self._where
+        piece = next(self._pieces, None)
+        if piece is None:
+            oci.check_size(self._size, descriptor.size, where)
+            oci.check_match(f"sha256:{self._digest.hexdigest()}", descriptor.digest, where)
+            raise StopIteration
+        self._size += len(piece)
+        if self._size > descriptor.size:
             raise SizeMismatch(f"has more than the {descriptor.size} bytes that were promised", where=where)
-        digest.update(piece)
-        if progress:
-            progress(Progress("scan", descriptor.digest, size, descriptor.size))
-        yield piece
-    oci.check_size(size, descriptor.size, where)
-    oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
+        self._digest.update(piece)
+        self._tell(descriptor.size)
+        return piece
+
+    def leave(self) -> None:
+        """Take no more: what was read is all that had to be."""
+        self._tell(self._size)
+
+    def _tell(self, total: int) -> None:
+        if self._progress:
+            self._progress(Progress("scan", self._descriptor.digest, self._size, total))
 
 
 def _drain(pieces: Iterable[Buffer]) -> None:

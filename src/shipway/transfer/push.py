@@ -42,6 +42,10 @@ def ensure_layers(
     layers: list[Layer] = []
     chain_id: str | None = None
     records = store.layers(record)
+    if progress is not None:
+        for one in records:
+            if one.diff_id is None:
+                progress(Progress("pack", one.id, 0, None))
     for one, in_place in zip(records, is_in_place(records, store.records.get), strict=True):
         descriptor, diff_id = _ensure_blob(store, one, progress, elsewhere)
         chain_id = oci.chain_id(chain_id, diff_id)
@@ -231,9 +235,15 @@ class _Sending:
         with _pool() as pool:
             present = list(pool.map(self._remote.has_blob, blobs))
             lacking = [blob for blob, is_there in zip(blobs, present, strict=True) if not is_there]
+            for blob in lacking:
+                self._tell(blob, 0)
             for upload in [pool.submit(self._upload, blob, config) for blob in lacking]:
                 upload.result()
         return lacking
+
+    def _tell(self, blob: Descriptor, done: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress("push", blob.digest, done, blob.size))
 
     def _upload(self, blob: Descriptor, config: bytes) -> None:
         done = 0
@@ -241,8 +251,7 @@ class _Sending:
         def sent(size: int) -> None:
             nonlocal done
             done += size
-            if self._progress is not None:
-                self._progress(Progress("push", blob.digest, min(done, blob.size), blob.size))
+            self._tell(blob, min(done, blob.size))
 
         def open_blob() -> BinaryIO:
             nonlocal done
@@ -252,6 +261,7 @@ class _Sending:
         seen = [place for place in self._store.places.of_blob(blob.digest) if place != self._remote.name]
         near = self._near.get(blob.digest) or next(iter(sorted(seen, key=self._distance)), None)
         self._remote.put_blob(blob, open_blob, sent, mount_from=near)
+        self._tell(blob, blob.size)  # one that was mounted from another repository was not sent
 
     def _distance(self, place: str) -> int:
         """Return less for a place that has more in common with the remote's name."""
