@@ -17,7 +17,7 @@ ROOMS = [
     {"__init__"},
     {"naming"},
     {"cache"},
-    {"remote_handles", "cachemounts", "mounting"},
+    {"remote_handles", "cachemounts", "mounting", "explaining", "upkeep"},
     {"handles", "importing"},
     {"reading"},
     {"transfer"},

@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     )
     from shipway.progress import Progress, ProgressCallback
     from shipway.refs import (
+        Answer,
+        Asked,
         CachePolicy,
+        Explanation,
         Extractable,
         Extracted,
         FileStat,
         Finding,
         ImmutableRef,
+        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
+        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -48,17 +53,21 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
+        Way,
     )
     from shipway.settings import RegistrySettings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Asked",
     "Cache",
     "CachePolicy",
     "Config",
     "Corrupt",
     "DigestMismatch",
+    "Explanation",
     "Extractable",
     "Extracted",
     "FileStat",
@@ -66,6 +75,7 @@ __all__ = [
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "LayerPulled",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
@@ -79,6 +89,7 @@ __all__ = [
     "ProgressCallback",
     "PruneDecision",
     "PrunePolicy",
+    "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
@@ -95,6 +106,7 @@ __all__ = [
     "UnsafeEntry",
     "UsageRecord",
     "Verdict",
+    "Way",
     "__version__",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from shipway import mounting
 from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
 from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
+from shipway.explaining import explain_key, explain_ref
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import pruning, usage
@@ -29,6 +30,7 @@ from shipway.progress import ProgressCallback
 from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
+    Explanation,
     Finding,
     LocalImmutableRef,
     MutableRef,
@@ -45,6 +47,7 @@ from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.transfer.images import find_image
 from shipway.transfer.sources import RemoteImage, between, merged
+from shipway.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Cache:
         """Use `Cache.open` instead."""
         self._store = store
         self._config = config
+        self._upkeep = Upkeep(store, config.prune)
         self._remotes = [Reference.parse(remote) for remote in config.remotes]
         self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
@@ -388,6 +392,17 @@ class Cache:
             raise failure
         return None
 
+    def explain(self, key: str | bytes) -> Explanation:
+        """Return what a lookup of `key` finds now and why: what the store and each remote answers. Changes nothing.
+
+        For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
+        """
+        return explain_key(self._store, self._remotes, self._platform, _raw(key))
+
+    def explain_ref(self, ref_id: str) -> Explanation:
+        """Return how a ref came to be here. `NotFound`."""
+        return explain_ref(self._store, ref_id)
+
     def keys(self) -> Iterator[KeyRecord]:
         """Return the keys that were put here, in order."""
         return iter(
@@ -458,6 +473,13 @@ class Cache:
         )
         return iter(pruning.prune(self._store, options, ids, dry_run=dry_run))
 
+    def upkeep(self) -> AbstractContextManager[None]:
+        """Apply the prune policies of the configuration, when they are due, for as long as the block lasts.
+
+        After each commit they are looked at anyway; this is for a process that is there for long, such as a server.
+        """
+        return self._upkeep.regularly()
+
     def verify(self, *, repair: bool = False, progress: ProgressCallback | None = None) -> list[Finding]:
         """Read every byte of the store against its digest and every row against what is there; return what is wrong.
 
@@ -507,8 +529,11 @@ class Cache:
     # Life
 
     def close(self) -> None:
-        """Let go of everything that is still held, and of the store."""
-        self._store.close()
+        """Let go of everything that is still held, and of the store; a background prune comes to its end first."""
+        try:
+            self._upkeep.close()
+        finally:
+            self._store.close()
 
     def _own(self, ref: LocalImmutableRef | RemoteImmutableRef) -> LocalHandle:
         if not isinstance(ref, LocalHandle) or ref._store is not self._store:  # noqa: SLF001  same room

@@ -260,6 +260,7 @@ class MutableHandle(Handle):
             self._not_mounted("committed")
             record = self._store.records.commit(self._id)
             self._released = True
+        self._store.after_commit()
         return LocalHandle(self._store, record)
 
 

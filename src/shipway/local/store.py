@@ -3,6 +3,7 @@
     ROOT/shipway.db    records, holds, tags, manifests (SQLite)
     ROOT/blobs/sha256/ content-addressed blobs
     ROOT/snapshots/    trees, in the driver's own form
+    ROOT/kept/         what was fetched and may be of use again; safe to delete, too
     ROOT/ingest/       what is not finished; safe to delete when nobody has the store open
     ROOT/locks/        who has it open, and who is doing what
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -25,8 +26,11 @@ from shipway.local import layering
 from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
+from shipway.local.kept import Kept
 from shipway.local.leases import Leases
+from shipway.local.places import Places
 from shipway.local.records import Records
+from shipway.local.reports import Reports
 from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
@@ -63,9 +67,11 @@ class Store:
         self.root = root
         self.registries = registries
         self.repaired = repair
+        self.after_commit: Callable[[], None] = lambda: None
+        """Called when something was committed, imported or pulled; must return at once and raise nothing."""
         self.closed = False
         with disk_errors(root):
-            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
+            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "kept", "locks"):
                 (root / name).mkdir(mode=0o700, parents=not name, exist_ok=True)
         self.database = Database(root / "shipway.db")
         try:
@@ -75,6 +81,9 @@ class Store:
             self.blobs = Blobs(root, self.database)
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
+            self.kept = Kept(root, self.database)
+            self.places = Places(self.database)
+            self.reports = Reports(self.database)
             self.absences = Absences(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
@@ -163,6 +172,7 @@ class Store:
             finally:
                 os.close(directory)
             self.leases.stale_locks()
+            self.kept.sweep()
             self.remove_orphans()
 
     def orphan_snapshots(self) -> list[str]:
