@@ -180,11 +180,13 @@ class _Sending:
             self._there = self._look(tag)
 
     def _look(self, target: str) -> str:
-        """Return the digest of a manifest, "" if there is none; its blobs are known then."""
+        """Return the digest of a manifest, "" if there is none or it is not whole; the blobs it has are known then."""
         with suppress(NotFound, Corrupt, UnknownMediaType):
             descriptor, data = self._remote.manifest(target)
-            self._known.update(blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs)
-            return descriptor.digest
+            named = {blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs}
+            gone = self._store.absences.at(self._remote.name) & named
+            self._known |= named - gone
+            return "" if gone else descriptor.digest
         return ""
 
     def elsewhere(self, diff_id: str) -> Descriptor | None:
@@ -219,6 +221,7 @@ class _Sending:
                 self._look(descriptor.digest)
             lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
             self._remote.put_manifest(descriptor, manifest, tag=tag)
+        self._store.absences.back(self._remote.name, blobs)
         self._store.places.saw(
             self._remote.name,
             [*((layer.descriptor, layer.diff_id) for layer in layers), (descriptor, None)],
