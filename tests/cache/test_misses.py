@@ -332,3 +332,19 @@ def test_what_no_mirror_has_is_taken_from_the_registry(
             list(mine.prune())
             stack.enter_context(pytest.raises(Missing, match=place))
             remote.extract(tmp_path / "out")
+
+
+def test_a_push_asks_the_registry_itself_what_is_there(
+    here: Registry, there: Registry, maker: Cache, tmp_path: Path
+) -> None:
+    place = here.place()
+    repository = place.partition(here.host)[2].strip("/")
+    tree(maker, "pushed").push(f"oci://{there.host}/copies/{repository}:x")
+    with (
+        mirrored(tmp_path / "mine", place, f"{there.host}/copies") as mine,
+        mine.remote(f"{place}:x") as remote,  # the mirror alone has it
+        remote.pull() as local,
+    ):
+        assert local.push(f"{place}:x").layers_moved == 1
+        assert mine.push(remote, f"{place}:y").layers_moved == 0
+    here.blobs(f"{place}:y")

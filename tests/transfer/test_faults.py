@@ -257,6 +257,20 @@ def test_a_push_is_there_whole_or_not_at_all(proxy: FaultyProxy, name: str, tmp_
         assert_sound(cache)
 
 
+def test_what_moves_as_a_proxy_counts_it(proxy: FaultyProxy, made: LocalImmutableRef, tmp_path: Path) -> None:
+    reference = f"oci://{proxy.host}/counted:x"
+    made.push(reference)
+    proxy.set()
+    made.push(reference)
+    assert proxy.requests <= 2
+    assert not [one for one in proxy.passed if "/blobs/" in one.path and one.sent]
+    proxy.set()
+    with opened(tmp_path / "mine", proxy.host) as cache, cache.remote(reference) as remote:
+        remote.extract(tmp_path / "out", "above")
+        assert proxy.requests <= 4
+        assert proxy.received < 40_000
+
+
 @pytest.mark.slow
 def test_where_ranges_are_refused_each_blob_moves_once(proxy: FaultyProxy, tmp_path: Path) -> None:
     with opened(tmp_path / "mine", proxy.host) as cache, found(cache) as ref:
