@@ -184,12 +184,13 @@ class _Sending:
             self._there = self._look(tag)
 
     def _look(self, target: str) -> str:
-        """Return the digest of a manifest, "" if there is none; its blobs are known then, but for any found gone."""
+        """Return the digest of a manifest, "" if there is none or it is not whole; the blobs it has are known then."""
         with suppress(NotFound, Corrupt, UnknownMediaType):
             descriptor, data = self._remote.manifest(target)
             named = {blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs}
-            self._known |= named - self._store.absences.at(self._remote.name)
-            return descriptor.digest
+            gone = self._store.absences.at(self._remote.name) & named
+            self._known |= named - gone
+            return "" if gone else descriptor.digest
         return ""
 
     def elsewhere(self, diff_id: str) -> Descriptor | None:
@@ -218,11 +219,13 @@ class _Sending:
         blobs = {layer.descriptor.digest: layer.descriptor for layer in layers}
         blobs[config_descriptor.digest] = config_descriptor
         name = f"{self._remote.name}:{tag}" if tag else f"{self._remote.name}@{descriptor.digest}"
-        if self._there != descriptor.digest and self._remote.name in self._store.places.of_blob(descriptor.digest):
-            self._look(descriptor.digest)
-        lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
+        lacking: list[Descriptor] = []
         if self._there != descriptor.digest:
+            if self._remote.name in self._store.places.of_blob(descriptor.digest):
+                self._look(descriptor.digest)
+            lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
             self._remote.put_manifest(descriptor, manifest, tag=tag)
+        self._store.absences.back(self._remote.name, blobs)
         self._store.places.saw(
             self._remote.name,
             [*((layer.descriptor, layer.diff_id) for layer in layers), (descriptor, None)],
