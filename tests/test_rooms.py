@@ -19,6 +19,7 @@ ROOMS = [
     {"cache"},
     {"remote_handles", "cachemounts", "mounting", "upkeep"},
     {"handles", "importing"},
+    {"boundary"},
     {"reading"},
     {"transfer"},
     {"remotes"},
