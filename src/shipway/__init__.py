@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
-    from shipway.config import Config, PrunePolicy, RegistrySettings
+    from shipway.config import Config, PrunePolicy
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
         Invalid,
         Locked,
+        Missing,
         NoSpace,
         NotFound,
         RepositoryNotFound,
@@ -28,18 +29,23 @@ if TYPE_CHECKING:
     )
     from shipway.progress import Progress, ProgressCallback
     from shipway.refs import (
+        Answer,
+        Asked,
         CachePolicy,
+        Explanation,
         Extractable,
         Extracted,
         FileStat,
         Finding,
         ImmutableRef,
+        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
+        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -47,16 +53,21 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
+        Way,
     )
+    from shipway.settings import RegistrySettings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Asked",
     "Cache",
     "CachePolicy",
     "Config",
     "Corrupt",
     "DigestMismatch",
+    "Explanation",
     "Extractable",
     "Extracted",
     "FileStat",
@@ -64,9 +75,11 @@ __all__ = [
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "LayerPulled",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
+    "Missing",
     "Mount",
     "Mountable",
     "MutableRef",
@@ -76,6 +89,7 @@ __all__ = [
     "ProgressCallback",
     "PruneDecision",
     "PrunePolicy",
+    "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
@@ -92,10 +106,11 @@ __all__ = [
     "UnsafeEntry",
     "UsageRecord",
     "Verdict",
+    "Way",
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "config", "cache")
+_MODULES = ("errors", "progress", "refs", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

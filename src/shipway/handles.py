@@ -235,7 +235,7 @@ class LocalHandle(Handle, ShowsTree):
     def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
         """Do what `push` does, with the reference already read."""
         record = self._store.finalize(self._record())
-        remote = open_remote(target)
+        remote = open_remote(target, self._store.registries)
         try:
             return push(self._store, record, remote, tag=target.target, progress=progress)
         finally:

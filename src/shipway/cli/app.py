@@ -21,6 +21,7 @@ from shipway.cli import (
     configuration,
     demonstration,
     documents,
+    explain,
     files,
     keys,
     login,
@@ -60,6 +61,7 @@ app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
+app.command(explain.explain)
 app.command(combining.merge)
 app.command(combining.diff)
 app.command(keys.app)
