@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from shipway import mounting
+from shipway.boundary import typed_errors
 from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
 from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
@@ -59,6 +60,7 @@ class KeyRecord:
     updated: datetime
 
 
+@typed_errors
 class Cache:
     """A store of refs under one root directory.
 

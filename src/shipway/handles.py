@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from shipway.boundary import typed_errors
 from shipway.errors import Invalid, Locked
 from shipway.local.answers import RecordChecksums
 from shipway.local.rows import Record
@@ -24,6 +25,7 @@ from shipway.trees.entry import SeekableTree
 from shipway.trees.extract import extract
 
 
+@typed_errors
 class RecordMetadata:
     """A record's metadata; see `shipway.refs.Metadata`."""
 
@@ -89,6 +91,7 @@ class RecordMetadata:
         return self._record.usage_count
 
 
+@typed_errors
 class Handle:
     """One hold on a record; what mutable and immutable local refs share."""
 
@@ -169,6 +172,7 @@ class Handle:
         return f"<{type(self).__name__} {self._id}{' released' if self._released else ''}>"
 
 
+@typed_errors
 class LocalHandle(Handle, ShowsTree):
     """A `LocalImmutableRef`."""
 
@@ -250,6 +254,7 @@ class _ParentHandle(LocalHandle):
             self.release()
 
 
+@typed_errors
 class MutableHandle(Handle):
     """A `MutableRef`."""
 
