@@ -16,7 +16,7 @@ from shipway.local.store import Store
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
-from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
+from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.pull import pull
@@ -122,7 +122,7 @@ class RemoteHandle(ShowsTree):
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
-            self._tree = RemoteTree(self._blobs, self._descriptors, self._store.root / "ingest")
+            self._tree = RemoteTree(self._blobs, self._descriptors, self._store.root / "ingest", self._store.kept)
         return self._tree
 
     def extract(
@@ -156,8 +156,12 @@ class RemoteHandle(ShowsTree):
         self._check()
         diff_ids = [layer.diff_id for layer in self._layers]
         name = without_digest(self._name)
-        record = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
-        return LocalHandle(self._store, record)
+        pulled = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
+        for layer in self._layers:
+            self._store.places.saw(layer.source.remote.name, [(layer.descriptor, layer.diff_id)])
+        if any(layer.way is not Way.HERE for layer in pulled.layers):
+            self._store.reports.save(pulled.record.id, Pulled(self._name, datetime.now(UTC), pulled.layers))
+        return LocalHandle(self._store, pulled.record)
 
     def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
         """Make an image of its layers where `reference` says; what is lacking there is copied, nothing unpacked."""
@@ -165,7 +169,7 @@ class RemoteHandle(ShowsTree):
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        remote = open_remote(target)
+        remote = open_remote(target, self._store.registries)
         try:
             return push_layers(self._store, self._layers, self._blobs, remote, tag=target.target, progress=progress)
         finally:

@@ -23,6 +23,15 @@ def a_cache() -> None:
     shipway.Cache.open(Path("root"), driver="native", remotes=["oci://127.0.0.1:5000"]).close()
 
 
+def configuration() -> None:
+    policy = shipway.PrunePolicy(max_used_space="10GB", keep_duration="48h")
+    registry = {"ghcr.io": shipway.RegistrySettings(mirrors=("mirror.example:5000",))}
+    config = shipway.Config(root=Path("root"), remotes=("oci://host",), prune=(policy,), registry=registry)
+    with shipway.Cache.open(config=config) as cache:
+        assert_type(cache.config, shipway.Config)
+    shipway.Cache.open("root", config="config.toml").close()
+
+
 def local_refs(cache: shipway.Cache, progress: shipway.ProgressCallback) -> None:
     base = cache.import_tree("tree", description="first", progress=progress)
     assert_type(base, shipway.LocalImmutableRef)
@@ -155,3 +164,15 @@ def a_ref_of_any_kind(ref: shipway.Ref, immutable: shipway.ImmutableRef, cache: 
     a_ref_of_any_kind(cache.new(), cache.get("id"), cache)
     a_ref_of_any_kind(cache.remote("oci://host/x"), cache.remote("oci://host/x"), cache)
     ref.release()
+
+
+def explanations(cache: shipway.Cache) -> None:
+    found = cache.explain("key")
+    assert_type(cache.explain_ref("id"), shipway.Explanation)
+    assert_type(found.asked, tuple[shipway.Asked, ...])
+    assert_type(found.asked[0].answer, shipway.Answer)
+    assert_type(found.pulled, shipway.Pulled | None)
+    if found.pulled is not None:
+        assert_type(found.pulled.layers, tuple[shipway.LayerPulled, ...])
+        assert_type(found.pulled.layers[0].way, shipway.Way)
+        assert_type(found.pulled.fetched, int)

@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
-from shipway.layers.compression import ByteSource, compression_of, decompressed
+from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
 from shipway.oci import Descriptor
@@ -59,7 +59,8 @@ def unpack(
     source = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
     with _Inflating(source, limit, where) as inflating:
         try:
-            entries = _feed(inflating, sink, blob, progress, where)
+            buffers = inflating.buffers()
+            entries = _feed(_reporting(buffers, blob, progress) if progress else buffers, sink, where)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -74,11 +75,23 @@ def unpack(
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
-def _feed(inflating: _Inflating, sink: TreeSink, blob: _Blob, progress: ProgressCallback | None, where: str) -> int:
+def unpack_archive(
+    pieces: Iterator[Buffer], diff_id: str, sink: TreeSink, *, limit: int | None = None, where: str = ""
+) -> Unpacked:
+    """Feed the entries of the archive that `pieces` are, not compressed, to `sink`.
+
+    When it returns, it had the digest `diff_id`; before that nothing of `sink` is to be trusted. See `unpack`.
+    """
+    source = decompressed(pieces, Compression.UNCOMPRESSED, where)
+    with _Inflating(source, limit, where) as inflating:
+        entries = _feed(inflating.buffers(), sink, where)
+        inflating.stop()
+    oci.check_match(inflating.digest, diff_id, f"{where} put together")
+    return Unpacked(inflating.digest, inflating.size, entries)
+
+
+def _feed(buffers: Iterator[Filled], sink: TreeSink, where: str) -> int:
     entries = 0
-    buffers = inflating.buffers()
-    if progress is not None:
-        buffers = _reporting(buffers, blob, progress)
     add = sink.add
     for entry, content in TarReader(Blocks(buffers), where):
         add(entry, content)

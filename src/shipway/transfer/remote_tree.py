@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from shipway.layers.compression import compression_of
 from shipway.layers.toc import toc_location
+from shipway.local.kept import Kept, Pack
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
@@ -41,15 +42,23 @@ class RemoteTree:
     """The tree that `layers`, base first, of a remote show; implements `SeekableTree`. Thread-safe.
 
     `staging` is a directory for contents on their way (files without a name, gone with the process);
-    by default the system's. Every method may raise what the remote raises, and `Corrupt` and its
+    by default the system's; `kept` is where tables of contents and chunks are remembered that were fetched,
+    by default nowhere. Every method may raise what the remote raises, and `Corrupt` and its
     kinds for what is not what its digest, size or format promised.
     """
 
-    def __init__(self, remote: BlobSource, layers: Sequence[Descriptor], staging: Path | None = None) -> None:
+    def __init__(
+        self,
+        remote: BlobSource,
+        layers: Sequence[Descriptor],
+        staging: Path | None = None,
+        kept: Kept | None = None,
+    ) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
         self._remote = remote
         self._staging = staging
-        self._layers = [_open_layer(remote, descriptor) for descriptor in layers]
+        self._kept = kept
+        self._layers = [_open_layer(remote, descriptor, kept) for descriptor in layers]
         self._lock = threading.Lock()
         self._view: _View | None = None
 
@@ -125,7 +134,7 @@ class RemoteTree:
             if self._view is None:
                 with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
                     entries = list(pool.map(_list_layer, self._layers))
-                self._view = _View(self._layers, entries, {}, self._staging)
+                self._view = _View(self._layers, entries, {}, self._staging, self._kept)
             return self._view
 
     def _find(self, search: Search, stack: ExitStack, progress: ProgressCallback | None) -> _View:
@@ -148,7 +157,7 @@ class RemoteTree:
                 search.leave_layer(found[number])
             if enough:
                 break
-        return _View(self._layers, found, captures, self._staging)
+        return _View(self._layers, found, captures, self._staging, self._kept)
 
 
 class _View:
@@ -160,8 +169,10 @@ class _View:
         entries: Sequence[Sequence[Entry]],
         captures: dict[int, Capture],
         staging: Path | None,
+        kept: Kept | None,
     ) -> None:
         self._layers = layers
+        self._kept = kept
         self._captures = captures
         self._staging = staging
         self._merged = MergedTree(entries)
@@ -180,7 +191,9 @@ class _View:
             others.append(entry)
             if len(others) == 1:
                 fetched.append(entry)
-        with closing(run_ahead(self._jobs(fetched), weigh)) as pieces:
+        with ExitStack() as stack:
+            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
+            pieces = stack.enter_context(closing(run_ahead(self._jobs(fetched, pack), weigh)))
             yield from repeated(
                 assemble(pieces), lambda entry: same[_content_key(entry)][1:], lambda: _make_spool(self._staging)
             )
@@ -198,7 +211,7 @@ class _View:
                     raise typed(error, entry.path) from error
             return open(f"/proc/self/fd/{spool.fileno()}", "rb")
 
-    def _jobs(self, entries: Sequence[Entry]) -> list[Job[Piece]]:
+    def _jobs(self, entries: Sequence[Entry], pack: Pack | None) -> list[Job[Piece]]:
         by_layer: dict[int, list[tuple[str, Entry]]] = {}
         for entry in entries:
             number, path = self._merged.origin_of(entry)
@@ -207,7 +220,7 @@ class _View:
         for number, files in sorted(by_layer.items()):
             layer = self._layers[number]
             if isinstance(layer, ChunkedLayer):
-                jobs += layer.jobs(entry for _, entry in files)
+                jobs += layer.jobs((entry for _, entry in files), pack)
             else:
                 jobs += layer.jobs(files, self._captures.get(number), lambda: _make_spool(self._staging))
         return jobs
@@ -229,10 +242,10 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(remote: BlobSource, descriptor: Descriptor) -> Layer:
+def _open_layer(remote: BlobSource, descriptor: Descriptor, kept: Kept | None) -> Layer:
     compression_of(descriptor.media_type, f"{remote.name}@{descriptor.digest}")
     location = toc_location(descriptor)
-    return PlainLayer(remote, descriptor) if location is None else ChunkedLayer(remote, descriptor, location)
+    return PlainLayer(remote, descriptor) if location is None else ChunkedLayer(remote, descriptor, location, kept)
 
 
 def _list_layer(layer: Layer) -> Sequence[Entry]:
