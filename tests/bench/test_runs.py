@@ -135,6 +135,7 @@ def test_the_c_programs_pack_and_unpack_what_tar_does(tmp_path: Path) -> None:
         assert quietly([unpack, blob, scene.fresh("target")]).split() == digests
 
 
+@pytest.mark.slow
 def test_a_run_writes_json_a_table_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, table, plots = tmp_path / "out.json", tmp_path / "out.md", tmp_path / "plots"
     options = ["--where", str(tmp_path), "--quick", "--rounds", "1", "--json", str(report)]
