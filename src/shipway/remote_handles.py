@@ -122,7 +122,8 @@ class RemoteHandle(ShowsTree):
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
-            self._tree = RemoteTree(self._blobs, self._descriptors, self._store.root / "ingest", self._store.kept)
+            store = self._store
+            self._tree = RemoteTree(self._blobs, self._descriptors, store.root / "ingest", store.kept, store.indexes)
         return self._tree
 
     def extract(

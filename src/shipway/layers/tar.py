@@ -59,6 +59,8 @@ Records = dict[bytes, bytes]
 class TarReader:
     """Iterates over the entries of an archive; `complete` tells whether its end marker was seen.
 
+    While an entry with content is handed over, `stored` says where in the archive that is.
+
     Raises `Corrupt`, `Truncated` or `UnsafeEntry`, which name `where` and the
     entry. Whatever follows the end marker is left unread in `blocks`.
     """
@@ -71,6 +73,20 @@ class TarReader:
         self._own: Records = {}
         self._described = 0
         self.complete = False
+        self._place = 0
+        self._sparse: sparse.Sparse | None = None
+
+    def stored(self, size: int) -> list[tuple[int, int, int]]:
+        """Return which bytes of the file of `size` bytes that was handed over last are where: start, place, length."""
+        if self._sparse is None:
+            return [(0, self._place, size)]
+        extents: list[tuple[int, int, int]] = []
+        place = self._place
+        for start, length in self._sparse.extents:
+            if length:
+                extents.append((start, place, length))
+            place += length
+        return extents
 
     def __iter__(self) -> Iterator[tuple[Entry, Content]]:
         blocks, kinds = self._blocks, _KINDS
@@ -91,6 +107,7 @@ class TarReader:
                     yield entry, b""
                 continue
             blocks.left = stored
+            self._place, self._sparse = blocks.base + blocks.position, holes
             if entry and entry.kind == "reg":
                 yield entry, self._content(stored, holes, entry.path)
             blocks.skip(blocks.left + padding(stored), self._where)

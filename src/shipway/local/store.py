@@ -24,6 +24,7 @@ from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local import layering
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
+from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept
 from shipway.local.leases import Leases
 from shipway.local.places import Places
@@ -68,6 +69,7 @@ class Store:
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
             self.kept = Kept(root, self.database)
+            self.indexes = Indexes(self.database, self.kept)
             self.places = Places(self.database)
             self.reports = Reports(self.database)
             self.driver = self._open_driver(driver)
