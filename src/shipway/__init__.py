@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
-    from shipway.config import Config, PrunePolicy, RegistrySettings
+    from shipway.config import Config, PrunePolicy
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
         Invalid,
         Locked,
+        Missing,
         NoSpace,
         NotFound,
         RepositoryNotFound,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Verdict,
         Way,
     )
+    from shipway.settings import RegistrySettings
 
 __version__ = "0.1.0"
 
@@ -77,6 +79,7 @@ __all__ = [
     "LocalImmutableRef",
     "Locked",
     "Metadata",
+    "Missing",
     "Mount",
     "Mountable",
     "MutableRef",
@@ -107,7 +110,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "config", "cache")
+_MODULES = ("errors", "progress", "refs", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

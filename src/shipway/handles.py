@@ -231,7 +231,7 @@ class LocalHandle(Handle, ShowsTree):
     def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
         """Do what `push` does, with the reference already read."""
         record = self._store.finalize(self._record())
-        remote = open_remote(target)
+        remote = open_remote(target, self._store.registries)
         try:
             return push(self._store, record, remote, tag=target.target, progress=progress)
         finally:
@@ -260,6 +260,7 @@ class MutableHandle(Handle):
             self._not_mounted("committed")
             record = self._store.records.commit(self._id)
             self._released = True
+        self._store.after_commit()
         return LocalHandle(self._store, record)
 
 

@@ -170,7 +170,7 @@ class RemoteHandle(ShowsTree):
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        remote = open_remote(target)
+        remote = open_remote(target, self._store.registries)
         try:
             return push_layers(self._store, self._layers, self._blobs, remote, tag=target.target, progress=progress)
         finally:

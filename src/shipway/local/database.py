@@ -185,6 +185,15 @@ CREATE TABLE places (
 ) WITHOUT ROWID;
 CREATE INDEX places_diff ON places (diff_id) WHERE diff_id IS NOT NULL;
 CREATE INDEX places_seen ON places (seen);
+-- Blobs that were gone when they were wanted, by the image that names them and where it is: see local/absences.py.
+CREATE TABLE absences (
+    place TEXT NOT NULL,
+    image TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    noticed INTEGER NOT NULL,
+    PRIMARY KEY (place, image, blob)
+) WITHOUT ROWID;
 
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """

@@ -12,9 +12,10 @@ import heapq
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 from shipway.errors import Locked, NotFound
 from shipway.local.contents import learn_blob
@@ -32,11 +33,17 @@ _BATCH = 100
 
 
 def prune(
-    store: Store, options: PruneOptions, ids: Iterable[str] | None = None, *, dry_run: bool = False
+    store: Store,
+    options: PruneOptions,
+    ids: Iterable[str] | None = None,
+    *,
+    dry_run: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[PruneDecision]:
     """Remove what `options` say, of the records in `ids` if those are given; return what was done, in that order.
 
     A dry run does nothing, and returns a decision for every record of the store, also for those that stay.
+    It ends early, and whole, when `stopped` says so: it is asked after each removal.
     Raises `Invalid` for a filter that is none; with `ids`, `NotFound` or `Locked` for one that cannot
     be removed, before any is.
     """
@@ -50,7 +57,7 @@ def prune(
     decisions = plan.decide()
     if dry_run:
         return decisions
-    done = list(_carried_out(store, decisions, plan.dropped))
+    done = list(takewhile(lambda _: not stopped(), _carried_out(store, decisions, plan.dropped)))
     collect(store)
     return done
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local import layering
+from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
 from shipway.local.indexes import Indexes
@@ -34,6 +36,7 @@ from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
 from shipway.oci import Descriptor
+from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.trees.copying import copy_entries
@@ -48,14 +51,25 @@ PIECE = 1 << 20
 class Store:
     """The rooms of one root directory, and what needs several of them at once."""
 
-    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        driver: str = "auto",
+        *,
+        registries: Mapping[str, RegistrySettings] = MappingProxyType({}),
+        repair: bool = True,
+    ) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
-        `Unavailable` if the directory cannot be used. Without `repair` what the dead left stays as it is.
+        `Unavailable` if the directory cannot be used. `registries` is how those who move its refs speak
+        to each, by `host[:port]`. Without `repair` what the dead left stays as it is.
         """
         self.root = root
+        self.registries = registries
         self.repaired = repair
+        self.after_commit: Callable[[], None] = lambda: None
+        """Called when something was committed, imported or pulled; must return at once and raise nothing."""
         self.closed = False
         with disk_errors(root):
             for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "kept", "locks"):
@@ -72,6 +86,7 @@ class Store:
             self.indexes = Indexes(self.database, self.kept)
             self.places = Places(self.database)
             self.reports = Reports(self.database)
+            self.absences = Absences(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:

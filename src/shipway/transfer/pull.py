@@ -111,6 +111,7 @@ def pull(
     records = [one.record for one in pulls if one.record is not None]
     for record in records[:-1]:
         store.drop_snapshots(store.records.release(record.id))
+    store.after_commit()
     return PulledTree(records[-1], tuple(one.moved for one in pulls if one.moved is not None))
 
 
