@@ -390,8 +390,20 @@ class LocalImmutableRef(ImmutableRef, Mountable, Extractable, Protocol):
     def parent(self) -> LocalImmutableRef | None:
         """A new hold on the tree this one was made over (release it too), or None."""
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves."""
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves.
+
+        `compression` (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers
+        that have no blob yet; those that have one are sent as they are, unless `force` asks for the same form of all.
+        """
 
 
 @runtime_checkable

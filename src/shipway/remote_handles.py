@@ -21,6 +21,7 @@ from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.pull import pull
 from shipway.transfer.push import push_layers
+from shipway.transfer.reencode import Encoding
 from shipway.transfer.remote_tree import RemoteTree
 from shipway.transfer.sources import JoinedBlobs, RemoteLayer
 from shipway.trees.checksum import Checksums
@@ -164,15 +165,35 @@ class RemoteHandle(ShowsTree):
             self._store.reports.save(pulled.record.id, Pulled(self._name, datetime.now(UTC), pulled.layers))
         return LocalHandle(self._store, pulled.record)
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Make an image of its layers where `reference` says; what is lacking there is copied, nothing unpacked."""
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Make an image of its layers where `reference` says; what is lacking there is copied.
+
+        With `force` layers that have another form than asked for are packed again; see `Cache.push`.
+        """
         self._check()
+        encoding = Encoding.of(compression, level, force=force)
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
         remote = open_remote(target, self._store.registries)
         try:
-            return push_layers(self._store, self._layers, self._blobs, remote, tag=target.target, progress=progress)
+            return push_layers(
+                self._store,
+                self._layers,
+                self._blobs,
+                remote,
+                tag=target.target,
+                encoding=encoding,
+                progress=progress,
+            )
         finally:
             remote.close()
 

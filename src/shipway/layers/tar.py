@@ -76,6 +76,16 @@ class TarReader:
         self._place = 0
         self._sparse: sparse.Sparse | None = None
 
+    @property
+    def place(self) -> int:
+        """Where in the archive the content of the entry that was handed over last begins, or would."""
+        return self._place
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the file that was handed over last is stored without its holes."""
+        return self._sparse is not None
+
     def stored(self, size: int) -> list[tuple[int, int, int]]:
         """Return which bytes of the file of `size` bytes that was handed over last are where: start, place, length."""
         if self._sparse is None:
@@ -102,12 +112,12 @@ class TarReader:
             if self._own:
                 self._own = {}
                 self._described = 0
+            self._place, self._sparse = blocks.base + blocks.position, holes
             if not stored and not holes:
                 if entry:
                     yield entry, b""
                 continue
             blocks.left = stored
-            self._place, self._sparse = blocks.base + blocks.position, holes
             if entry and entry.kind == "reg":
                 yield entry, self._content(stored, holes, entry.path)
             blocks.skip(blocks.left + padding(stored), self._where)
