@@ -422,6 +422,21 @@ class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
         store is as it was, but for whole layers that had already arrived.
         """
 
+    def publish_indexes(self) -> str:
+        """Put indexes of the layers that have no table of contents beside the image, and return the digest they have.
+
+        With them others read these layers by ranges without having read them whole first, if they trust that digest:
+        `take_indexes`. Layers of which there is no index here are read for that. Raises `NotFound` if none of
+        the layers can have one, `Invalid` for a ref made of several images.
+        """
+
+    def take_indexes(self, digest: str) -> int:
+        """Keep the indexes that were published under `digest`, and return of how many layers they are.
+
+        What an index says is believed as the image itself is: take the digest from whoever you would take the
+        image's from. Raises `NotFound`, `Invalid` if they are of another image, `Corrupt`.
+        """
+
 
 @runtime_checkable
 class MutableRef(Ref, Mountable, Protocol):

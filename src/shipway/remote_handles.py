@@ -19,11 +19,12 @@ from shipway.references import Reference, without_digest
 from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
+from shipway.transfer.publishing import publish_indexes, take_indexes
 from shipway.transfer.pull import pull
 from shipway.transfer.push import push_layers
 from shipway.transfer.reencode import Encoding
 from shipway.transfer.remote_tree import RemoteTree
-from shipway.transfer.sources import JoinedBlobs, RemoteLayer
+from shipway.transfer.sources import JoinedBlobs, RemoteImage, RemoteLayer
 from shipway.trees.checksum import Checksums
 from shipway.trees.entry import SeekableTree
 
@@ -164,6 +165,25 @@ class RemoteHandle(ShowsTree):
         if any(layer.way is not Way.HERE for layer in pulled.layers):
             self._store.reports.save(pulled.record.id, Pulled(self._name, datetime.now(UTC), pulled.layers))
         return LocalHandle(self._store, pulled.record)
+
+    def publish_indexes(self) -> str:
+        """Put indexes of its layers beside the image; see `shipway.refs.RemoteImmutableRef`."""
+        source = self._image()
+        return publish_indexes(self._store, source.remote, source.image)
+
+    def take_indexes(self, digest: str) -> int:
+        """Take indexes that somebody published; see `shipway.refs.RemoteImmutableRef`."""
+        source = self._image()
+        count = take_indexes(self._store, source.remote, source.image, digest)
+        self._tree = None  # it may have been opened without them
+        return count
+
+    def _image(self) -> RemoteImage:
+        self._check()
+        sources = {id(layer.source): layer.source for layer in self._layers}
+        if len(sources) != 1:
+            raise Invalid("is made of several images", where=self._name, todo="name one of them")
+        return next(iter(sources.values()))
 
     def push(
         self,

@@ -23,6 +23,7 @@ from shipway.cli import (
     documents,
     explain,
     files,
+    indexes,
     keys,
     login,
     mounts,
@@ -66,6 +67,7 @@ app.command(explain.explain)
 app.command(combining.merge)
 app.command(combining.diff)
 app.command(keys.app)
+app.command(indexes.app)
 app.command(cachemounts.app)
 app.command(space.du)
 app.command(space.prune)

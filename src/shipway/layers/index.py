@@ -185,14 +185,14 @@ class Index:
     def __init__(self, data: bytes, descriptor: Descriptor) -> None:
         """Take an index of the layer `descriptor`; it is read, and checked for sense, by `parse`."""
         self.digest = oci.sha256(data)
-        self._data = data
+        self.data = data
         self._descriptor = descriptor
         self._compression = compression_of(descriptor.media_type)
         self._frames: dict[int, _Frame] = {}
 
     def fetch(self, read: Fetch, where: str) -> bytes:  # noqa: ARG002  of the contract
         """Return the index."""
-        return self._data
+        return self.data
 
     def parse(self, table: bytes, where: str) -> list[Entry]:
         """Return the entries; see `Contents.parse`."""
