@@ -298,14 +298,25 @@ class Cache:
             self._store.absences.forget(places.name, image)
 
     def push(
-        self, ref: LocalImmutableRef | RemoteImmutableRef, reference: str, *, progress: ProgressCallback | None = None
+        self,
+        ref: LocalImmutableRef | RemoteImmutableRef,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> Pushed:
         """Copy a ref's tree, as an OCI image, to where `reference` says; only what is lacking there moves.
 
-        Of a remote ref blobs are copied as they are; within one registry only the manifest moves.
+        Of a remote ref blobs are copied as they are; within one registry only the manifest moves. `compression`
+        (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers that have no
+        blob yet. With `force` all layers get that form: the DiffIDs stay, but for eStargz, which is an archive of its
+        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with.
+        Raises `Invalid` for a compression or a level that there is not.
         """
         handle = ref if isinstance(ref, RemoteHandle) else self._own(ref)
-        return handle.push(reference, progress=progress)
+        return handle.push(reference, compression=compression, level=level, force=force, progress=progress)
 
     # Merge and diff
 

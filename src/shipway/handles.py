@@ -21,6 +21,7 @@ from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_target
 from shipway.transfer.push import push
+from shipway.transfer.reencode import Encoding
 from shipway.trees.entry import SeekableTree
 from shipway.trees.extract import extract
 
@@ -225,19 +226,34 @@ class LocalHandle(Handle, ShowsTree):
             checksums = self._checksums
         return checksums.checksum(path, follow=follow, wildcard=wildcard, include=include, exclude=exclude)
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Copy the tree, as an OCI image, to where `reference` says."""
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says; see `shipway.refs.LocalImmutableRef`."""
+        encoding = Encoding.of(compression, level, force=force)
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        return self.push_to(target, progress=progress)
+        return self.push_to(target, encoding=encoding, progress=progress)
 
-    def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
+    def push_to(
+        self,
+        target: Reference,
+        *,
+        encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
         """Do what `push` does, with the reference already read."""
         record = self._store.finalize(self._record())
         remote = open_target(target, self._store.registries)
         try:
-            return push(self._store, record, remote, tag=target.target, progress=progress)
+            return push(self._store, record, remote, tag=target.target, encoding=encoding, progress=progress)
         finally:
             remote.close()
 

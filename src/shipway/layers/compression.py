@@ -128,13 +128,14 @@ class _Readable(_Plain):
         return bytes(buffer[: self.readinto(memoryview(buffer))])
 
 
-class _Pieces:
+class Pieces:
     """The file object that a decompressor reads from: each read is one piece."""
 
     def __init__(self, pieces: Iterator[Buffer]) -> None:
         self._pieces = pieces
 
     def read(self, _size: int = -1) -> bytes:
+        """Return the next piece, nothing at the end."""
         for piece in self._pieces:
             if piece:
                 return bytes(piece)
@@ -145,7 +146,7 @@ class _Zstd:
     def __init__(self, pieces: Iterator[Buffer], where: str) -> None:
         self._where = where
         self._reader = zstandard.ZstdDecompressor().stream_reader(
-            cast(IO[bytes], _Pieces(pieces)),  # of a file object only `read` is used
+            cast(IO[bytes], Pieces(pieces)),  # of a file object only `read` is used
             read_across_frames=True,
         )
 

@@ -27,6 +27,7 @@ from shipway.local import layering
 from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
+from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept
 from shipway.local.leases import Leases
 from shipway.local.places import Places
@@ -84,6 +85,7 @@ class Store:
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
             self.kept = Kept(root, self.database)
+            self.indexes = Indexes(self.database, self.kept)
             self.places = Places(self.database)
             self.reports = Reports(self.database)
             self.absences = Absences(self.database)

@@ -13,7 +13,8 @@ from typing import BinaryIO, cast
 
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, Unauthorized, UnknownMediaType
-from shipway.layers.pack import pack
+from shipway.layers.compression import Compression
+from shipway.layers.pack import Packed, pack
 from shipway.local.blobs import disk_errors
 from shipway.local.layering import is_in_place
 from shipway.local.rows import Record
@@ -23,6 +24,7 @@ from shipway.progress import Progress, ProgressCallback
 from shipway.refs import Pushed, Traffic
 from shipway.remotes.contract import BlobSource, Remote
 from shipway.transfer.images import Document, Layer, make_image
+from shipway.transfer.reencode import Encoding, reencoded
 from shipway.transfer.sources import RemoteLayer
 from shipway.trees.diff import everything
 
@@ -34,24 +36,30 @@ def ensure_layers(
     record: Record,
     progress: ProgressCallback | None = None,
     elsewhere: Callable[[str], Descriptor | None] = lambda _: None,
+    encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
 ) -> list[Layer]:
     """Return the layers of a finalized record, base first, packing those that have no blob in the store.
 
+    With `encoding.force` those that have one in another form are packed again.
     `elsewhere` returns a blob that will do as well for a layer, given its DiffID.
     """
     layers: list[Layer] = []
     chain_id: str | None = None
+    is_known = True
     records = store.layers(record)
     if progress is not None:
         for one in records:
             if one.diff_id is None:
                 progress(Progress("pack", one.id, 0, None))
     for one, in_place in zip(records, is_in_place(records, store.records.get), strict=True):
-        descriptor, diff_id = _ensure_blob(store, one, progress, elsewhere)
-        chain_id = oci.chain_id(chain_id, diff_id)
-        if in_place and one.kind == "layer" and one.chain_id != chain_id:
-            store.records.update(one.id, chain_id=chain_id)
+        descriptor, diff_id = _ensure_blob(store, one, progress, elsewhere, encoding)
         layers.append(Layer(descriptor, diff_id, one.created, one.description))
+        own = store.records.get(one.id).diff_id
+        is_known &= own is not None  # eStargz is an archive of its own, of which the record knows nothing
+        if own is not None and is_known:
+            chain_id = oci.chain_id(chain_id, own)
+            if in_place and one.kind == "layer" and one.chain_id != chain_id:
+                store.records.update(one.id, chain_id=chain_id)
     return layers
 
 
@@ -60,21 +68,41 @@ def _ensure_blob(
     record: Record,
     progress: ProgressCallback | None,
     elsewhere: Callable[[str], Descriptor | None],
+    encoding: Encoding,
 ) -> tuple[Descriptor, str]:
+    is_estargz = encoding.compression is Compression.ESTARGZ
     with store.leases.locked(f"pack-{record.id}"):
         record = store.records.get(record.id)
         descriptor = store.layer_blob(record)
-        if descriptor is None and record.diff_id is not None:
+        if descriptor is None and record.diff_id is not None and not encoding.force:
             descriptor = elsewhere(record.diff_id)
         if descriptor is not None and record.diff_id is not None:
-            return descriptor, record.diff_id
-        chain = store.own_chain(record)
-        with store.driver.tree(chain) as tree, store.blobs.ingest() as ingest:
-            entries = store.driver.changes(chain) if len(chain) > 1 else everything(tree)
-            packed = pack(tree, entries, ingest.file, where=record.id, progress=progress)
-            store.blobs.keep(ingest, packed.descriptor, packed.diff_id, packed=True)
-        store.records.update(record.id, diff_id=packed.diff_id)
+            if encoding.fits(descriptor):
+                return descriptor, record.diff_id
+            if not is_estargz:
+                return reencoded(store, (descriptor, record.diff_id), None, encoding, progress)
+        packed = _pack(store, record, encoding, progress)
+        if not is_estargz:
+            store.records.update(record.id, diff_id=packed.diff_id)
         return packed.descriptor, packed.diff_id
+
+
+def _pack(store: Store, record: Record, encoding: Encoding, progress: ProgressCallback | None) -> Packed:
+    """Pack a layer's snapshot and keep the blob."""
+    chain = store.own_chain(record)
+    with store.driver.tree(chain) as tree, store.blobs.ingest() as ingest:
+        entries = store.driver.changes(chain) if len(chain) > 1 else everything(tree)
+        packed = pack(
+            tree,
+            entries,
+            ingest.file,
+            compression=encoding.compression,
+            level=encoding.level,
+            where=record.id,
+            progress=progress,
+        )
+        store.blobs.keep(ingest, packed.descriptor, packed.diff_id, packed=True)
+    return packed
 
 
 def ensure_manifest(
@@ -94,7 +122,13 @@ def ensure_manifest(
 
 
 def push(
-    store: Store, record: Record, remote: Remote, *, tag: str | None, progress: ProgressCallback | None = None
+    store: Store,
+    record: Record,
+    remote: Remote,
+    *,
+    tag: str | None,
+    encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
+    progress: ProgressCallback | None = None,
 ) -> Pushed:
     """Copy a finalized record's image to `remote` and, last, tag it.
 
@@ -104,7 +138,7 @@ def push(
     """
     sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), progress=progress)
     sending.look(tag)
-    layers = ensure_layers(store, record, progress, sending.elsewhere)
+    layers = ensure_layers(store, record, progress, sending.elsewhere, encoding)
     return sending.run(layers, tag)
 
 
@@ -115,18 +149,27 @@ def push_layers(
     remote: Remote,
     *,
     tag: str | None,
+    encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
     progress: ProgressCallback | None = None,
 ) -> Pushed:
     """Make an image at `remote` of layers that are elsewhere, and tag it.
 
     What the target can take from where the layers are, it does (a registry from another of its repositories, a
-    bucket from another prefix); what is lacking then is copied through this machine, without being unpacked.
-    Raises what either side raises.
+    bucket from another prefix); what is lacking then is copied through this machine, without being unpacked,
+    unless `encoding` forces another form. Raises what either side raises.
     """
-    found = [Layer(layer.descriptor, layer.diff_id, 0, layer.source.image.name) for layer in layers]
+    found: list[Layer] = []
+    for layer in layers:
+        made = layer.descriptor, layer.diff_id
+        if not encoding.fits(layer.descriptor):
+            made = reencoded(store, made, blobs, encoding, progress)
+        found.append(Layer(*made, 0, layer.source.image.name))
+    there = {layer.descriptor.digest for layer in layers}
     near = {layer.descriptor.digest: layer.source.remote.name for layer in layers}
 
     def open_blob(blob: Descriptor) -> BinaryIO:
+        if blob.digest not in there:
+            return store.blobs.open(blob.digest)
         spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
         try:
             with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
