@@ -20,6 +20,7 @@ from shipway.reading import ShowsTree
 from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_target
+from shipway.remotes.contract import Expected
 from shipway.transfer.push import push
 from shipway.transfer.reencode import Encoding
 from shipway.trees.entry import SeekableTree
@@ -247,13 +248,22 @@ class LocalHandle(Handle, ShowsTree):
         target: Reference,
         *,
         encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
+        expected: Expected | None = None,
         progress: ProgressCallback | None = None,
     ) -> Pushed:
-        """Do what `push` does, with the reference already read."""
+        """Do what `push` does, with the reference already read, if its tag is as `expected`."""
         record = self._store.finalize(self._record())
         remote = open_target(target, self._store.registries)
         try:
-            return push(self._store, record, remote, tag=target.target, encoding=encoding, progress=progress)
+            return push(
+                self._store,
+                record,
+                remote,
+                tag=target.target,
+                encoding=encoding,
+                expected=expected,
+                progress=progress,
+            )
         finally:
             remote.close()
 
