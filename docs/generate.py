@@ -29,6 +29,7 @@ Everything below is in the package `shipway`. Other modules may change without n
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "The cache": ("Cache", "KeyRecord", "UsageRecord", "PruneDecision", "Verdict", "Finding"),
+    "Explanations": ("Explanation", "Asked", "Answer", "Pulled", "LayerPulled", "Way"),
     "Refs": (
         "Ref",
         "ImmutableRef",
@@ -40,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "FileStat", "Extracted", "Pushed", "Traffic"),
     "Configuration": ("Config", "PrunePolicy", "RegistrySettings"),
-    "Progress": ("Progress", "ProgressCallback"),
+    "Progress": ("Progress", "ProgressCallback", "Tally", "Overall"),
     "Errors": (),
 }
 

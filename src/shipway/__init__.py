@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
-    from shipway.config import Config, PrunePolicy, RegistrySettings
+    from shipway.config import Config, PrunePolicy
     from shipway.errors import (
         Conflict,
         Corrupt,
         DigestMismatch,
         Invalid,
         Locked,
+        Missing,
         NoSpace,
         NotFound,
         RepositoryNotFound,
@@ -27,20 +28,25 @@ if TYPE_CHECKING:
         UnknownMediaType,
         UnsafeEntry,
     )
-    from shipway.progress import Progress, ProgressCallback
+    from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
+        Answer,
+        Asked,
         CachePolicy,
+        Explanation,
         Extractable,
         Extracted,
         FileStat,
         Finding,
         ImmutableRef,
+        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
+        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -48,17 +54,22 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
+        Way,
     )
+    from shipway.settings import RegistrySettings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Asked",
     "Cache",
     "CachePolicy",
     "Config",
     "Conflict",
     "Corrupt",
     "DigestMismatch",
+    "Explanation",
     "Extractable",
     "Extracted",
     "FileStat",
@@ -66,18 +77,22 @@ __all__ = [
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "LayerPulled",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
+    "Missing",
     "Mount",
     "Mountable",
     "MutableRef",
     "NoSpace",
     "NotFound",
+    "Overall",
     "Progress",
     "ProgressCallback",
     "PruneDecision",
     "PrunePolicy",
+    "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
@@ -86,6 +101,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "Tally",
     "Traffic",
     "Truncated",
     "Unauthorized",
@@ -94,10 +110,11 @@ __all__ = [
     "UnsafeEntry",
     "UsageRecord",
     "Verdict",
+    "Way",
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "config", "cache")
+_MODULES = ("errors", "progress", "refs", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from shipway import mounting
+from shipway.boundary import typed_errors
 from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
-from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
+from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
+from shipway.explaining import explain_key, explain_ref
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import pruning, usage
@@ -28,6 +31,7 @@ from shipway.progress import ProgressCallback
 from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
+    Explanation,
     Finding,
     LocalImmutableRef,
     MutableRef,
@@ -38,11 +42,14 @@ from shipway.refs import (
     UsageRecord,
 )
 from shipway.remote_handles import RemoteHandle
-from shipway.remotes import open_remote
+from shipway.remotes import Remote, open_remote
 from shipway.remotes.contract import Expected
+from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.transfer.images import find_image
 from shipway.transfer.sources import RemoteImage, between, merged
+from shipway.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class KeyRecord:
     updated: datetime
 
 
+@typed_errors
 class Cache:
     """A store of refs under one root directory.
 
@@ -65,6 +73,7 @@ class Cache:
         """Use `Cache.open` instead."""
         self._store = store
         self._config = config
+        self._upkeep = Upkeep(store, config.prune)
         self._remotes = [Reference.parse(remote) for remote in config.remotes]
         self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
@@ -104,7 +113,8 @@ class Cache:
             remotes=tuple(remotes) if remotes is not None else None,
             platform=platform,
         ).config
-        return cls(Store(in_force.root, in_force.driver, repair=repair), in_force)
+        store = Store(in_force.root, in_force.driver, registries=in_force.registry, repair=repair)
+        return cls(store, in_force)
 
     @property
     def root(self) -> Path:
@@ -253,31 +263,61 @@ class Cache:
             raise
         except NotFound:
             # Some registries say of anything in a missing repository just that it is not there.
-            remote = open_remote(place)
+            remote = self._open_remote(place)
             with closing(remote):
                 next(remote.tags(), None)
             raise
 
-    def _remote(self, reference: Reference, platform: Platform | None) -> RemoteHandle:
-        remote = open_remote(reference)
+    def _remote(self, reference: Reference, platform: Platform | None, *, whole: bool = False) -> RemoteHandle:
+        others = [partial(self._open_remote, one) for one in self._remotes if one.place != reference.place]
+        places = FallbackRemote(self._open_remote(reference), others=others)
+        remote = SpooledRanges(places, self._store.root / "ingest")
         try:
             image = find_image(remote, reference.target, platform)
+            digest = image.descriptor.digest
+            places.missing = partial(self._store.absences.note, reference.place, digest)
+            if whole:
+                self._check_whole(places, digest)
             source = RemoteImage(remote, image)
-            name = str(reference.at(digest=image.descriptor.digest))
-            return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
+            return RemoteHandle(
+                self._store, str(reference.at(digest=digest)), source.layers(), image.manifest.annotations
+            )
         except BaseException:
             remote.close()
             raise
 
+    def _open_remote(self, reference: Reference) -> Remote:
+        return open_remote(reference, self._store.registries)
+
+    def _check_whole(self, places: FallbackRemote, image: str) -> None:
+        """Raise `Missing` if blobs of an image were gone before and still are; forget it if they are back."""
+        gone = self._store.absences.of(places.name, image)
+        for blob in gone:
+            if not places.holds(blob):
+                raise Missing(f"the blob {blob.digest} of {blob.size} bytes is gone", where=f"{places.name}@{image}")
+        if gone:
+            self._store.absences.forget(places.name, image)
+
     def push(
-        self, ref: LocalImmutableRef | RemoteImmutableRef, reference: str, *, progress: ProgressCallback | None = None
+        self,
+        ref: LocalImmutableRef | RemoteImmutableRef,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> Pushed:
         """Copy a ref's tree, as an OCI image, to where `reference` says; only what is lacking there moves.
 
-        Of a remote ref blobs are copied as they are; within one registry only the manifest moves.
+        Of a remote ref blobs are copied as they are; within one registry only the manifest moves. `compression`
+        (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers that have no
+        blob yet. With `force` all layers get that form: the DiffIDs stay, but for eStargz, which is an archive of its
+        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with.
+        Raises `Invalid` for a compression or a level that there is not.
         """
         handle = ref if isinstance(ref, RemoteHandle) else self._own(ref)
-        return handle.push(reference, progress=progress)
+        return handle.push(reference, compression=compression, level=level, force=force, progress=progress)
 
     # Merge and diff
 
@@ -357,7 +397,8 @@ class Cache:
     def lookup(self, key: str | bytes) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return the ref that `key` names: from the store, else from the first remote that knows it, else None.
 
-        A key whose ref is gone is a miss, and forgotten. Raises `Unavailable` or
+        A key whose ref is gone is a miss, and forgotten; so is one that names an image elsewhere whose blobs turned
+        out to be gone (`Missing`), until they are back. Raises `Unavailable` or
         `Unauthorized` if a remote could not be asked and none of the others knows the key.
         """
         tag = self._store.tags.get_key(_raw(key))
@@ -368,7 +409,7 @@ class Cache:
         failure: Exception | None = None
         for remote in self._remotes:
             try:
-                return self._remote(remote.at(tag=key_tag(key)), self._platform)
+                return self._remote(remote.at(tag=key_tag(key)), self._platform, whole=True)
             except NotFound:
                 continue
             except Unavailable as error:
@@ -376,6 +417,18 @@ class Cache:
         if failure is not None:
             raise failure
         return None
+
+    def explain(self, key: str | bytes) -> Explanation:
+        """Return what a lookup of `key` finds now and why: what the store and each remote answers. Changes nothing.
+
+        For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
+        """
+        ask = partial(self._remote, platform=self._platform, whole=True)
+        return explain_key(self._store, self._remotes, ask, _raw(key))
+
+    def explain_ref(self, ref_id: str) -> Explanation:
+        """Return how a ref came to be here. `NotFound`."""
+        return explain_ref(self._store, ref_id)
 
     def keys(self) -> Iterator[KeyRecord]:
         """Return the keys that were put here, in order."""
@@ -447,6 +500,13 @@ class Cache:
         )
         return iter(pruning.prune(self._store, options, ids, dry_run=dry_run))
 
+    def upkeep(self) -> AbstractContextManager[None]:
+        """Apply the prune policies of the configuration, when they are due, for as long as the block lasts.
+
+        After each commit they are looked at anyway; this is for a process that is there for long, such as a server.
+        """
+        return self._upkeep.regularly()
+
     def verify(self, *, repair: bool = False, progress: ProgressCallback | None = None) -> list[Finding]:
         """Read every byte of the store against its digest and every row against what is there; return what is wrong.
 
@@ -496,8 +556,11 @@ class Cache:
     # Life
 
     def close(self) -> None:
-        """Let go of everything that is still held, and of the store."""
-        self._store.close()
+        """Let go of everything that is still held, and of the store; a background prune comes to its end first."""
+        try:
+            self._upkeep.close()
+        finally:
+            self._store.close()
 
     def _own(self, ref: LocalImmutableRef | RemoteImmutableRef) -> LocalHandle:
         if not isinstance(ref, LocalHandle) or ref._store is not self._store:  # noqa: SLF001  same room

@@ -10,7 +10,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from shipway.local.keeping import PruneOptions
 from shipway.oci import Platform
 from shipway.quantities import Size, duration, size
 from shipway.references import Reference, RegistryReference
+from shipway.settings import RegistrySettings, Table, inside
 
 DRIVERS = ("auto", "overlay", "native")
 VARIABLES = {key: f"SHIPWAY_{key.upper()}" for key in ("root", "driver", "remotes", "platform")}
@@ -33,10 +33,6 @@ _SIZES = ("reserved_space", "max_used_space", "min_free_space")
 _PLACE = re.compile(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _Value = TypeVar("_Value")
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """A table of the file: each field is a key, with `-` for `_`."""
 
 
 class PrunePolicy(Table, frozen=True, kw_only=True):
@@ -57,7 +53,7 @@ class PrunePolicy(Table, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check that every value can be read."""
         for index, one in enumerate(self.filters):
-            with _inside(f"filters[{index}]", ": "):
+            with inside(f"filters[{index}]", ": "):
                 parse_filters([one])
         sizes = [self._size(name) for name in _SIZES]
         if not self.filters and self._duration() is None and sizes == [None] * len(_SIZES):
@@ -81,31 +77,6 @@ class PrunePolicy(Table, frozen=True, kw_only=True):
     def _size(self, name: str) -> Size | None:
         text: str | None = getattr(self, name)
         return size(text, where=name.replace("_", "-")) if text is not None else None
-
-
-class RegistrySettings(Table, frozen=True, kw_only=True):
-    """How one registry is spoken to: a `[registry."HOST"]` table. `Invalid` for values that make no sense."""
-
-    mirrors: tuple[str, ...] = ()
-    """`host[:port][/prefix]` of registries that are asked first, in order, for what is read; never pushed to."""
-    insecure: bool = False
-    """Its certificate is not checked, and plain HTTP will do if it does not speak TLS."""
-    ca: Path | None = None
-    """A PEM file of the authorities that its certificate is checked with, besides the system's."""
-    client_cert: Path | None = None
-    """A PEM file of the certificate that is shown to it."""
-    client_key: Path | None = None
-    """The PEM file of that certificate's key; by default it is in the same file."""
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without looking at the files, which others than the one in use may lack."""
-        for index, mirror in enumerate(self.mirrors):
-            with _inside(f"mirrors[{index}]", ": "):
-                RegistryReference.parse(f"oci://{mirror}")
-                if {"@", ":"} & set(mirror.partition("/")[2]):
-                    raise Invalid("has a tag or a digest", where=repr(mirror), todo="write host[:port][/prefix]")
-        if self.client_key is not None and self.client_cert is None:
-            raise Invalid("is of no use without client-cert", where="client-key")
 
 
 def _default_root() -> Path:
@@ -136,13 +107,13 @@ class Config(Table, frozen=True, kw_only=True):
                 f"no snapshot driver is called {self.driver!r}", where="driver", todo="use auto, overlay or native"
             )
         for index, one in enumerate(self.remotes):
-            with _inside(f"remotes[{index}]", ": "):
+            with inside(f"remotes[{index}]", ": "):
                 Reference.parse(one)
         if self.platform is not None:
-            with _inside("platform", ": "):
+            with inside("platform", ": "):
                 Platform.parse(self.platform)
         for host in self.registry:
-            with _inside(f'registry."{host}"', ": "):
+            with inside(f'registry."{host}"', ": "):
                 if "/" in host:
                     raise Invalid("not a host", todo="write host[:port]")
                 RegistryReference.parse(f"oci://{host}")
@@ -183,12 +154,12 @@ def load(source: Config | str | Path | None = None, **arguments: Any) -> InForce
 def _found(named: str | Path | None) -> tuple[Path | None, Config, dict[str, str]]:
     """Return the file that was read, what it and the variables say, and who said what."""
     path, raw = _read(named)
-    with _inside(str(path), ": "):
+    with inside(str(path), ": "):
         config = _decoded(raw, path.absolute().parent)
     origins = {key.replace("-", "_"): str(path) for key in raw}
     for key, name in VARIABLES.items():
         if text := os.environ.get(name):
-            with _inside(name, ": "):
+            with inside(name, ": "):
                 value = _decoded({key: text.split() if key == "remotes" else text}, Path())
             config = msgspec.structs.replace(config, **{key: getattr(value, key)})
             origins[key] = f"${name}"
@@ -226,7 +197,7 @@ def _decoded(raw: Mapping[str, Any], base: Path) -> Config:
 
 
 def _converted(raw: object, kind: type[_Value], base: Path, where: str) -> _Value:
-    with _inside(where):
+    with inside(where):
         try:
             return msgspec.convert(raw, kind, dec_hook=partial(_path, base))
         except msgspec.ValidationError as error:
@@ -249,16 +220,6 @@ def _path(base: Path, kind: type, value: object) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError("Expected a path")
     return base / Path(value).expanduser()
-
-
-@contextmanager
-def _inside(outer: str, joint: str = ".") -> Iterator[None]:
-    """Say of what is found `Invalid` in the block that it is inside of `outer`."""
-    try:
-        yield
-    except Invalid as error:
-        where = joint.join(filter(None, (outer, error.where)))
-        raise Invalid(error.what, where=where, todo=error.todo) from error
 
 
 def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:

@@ -41,10 +41,13 @@ def import_tree(
             if progress is not None:
                 progress(Progress("import", str(path), done, total))
 
+        written(0)
         with store.driver.writer([*chain, key]) as sink:
             copy_entries(entries, source, sink, written=written)
             sink.finish()
-        return store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
+        record = store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
+    store.after_commit()
+    return record
 
 
 @contextmanager

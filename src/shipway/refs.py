@@ -114,6 +114,62 @@ class Pushed:
     traffic: Traffic
 
 
+class Way(StrEnum):
+    """How a layer came to be here."""
+
+    HERE = "here"
+    """It was in the store, as a layer over the same ones."""
+    UNPACKED = "unpacked"
+    """Its blob was in the store."""
+    ASSEMBLED = "assembled"
+    """It was put together of contents that were in the store and ranges of its blob."""
+    FETCHED = "fetched"
+    """Its blob was fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPulled:
+    """How one layer was pulled, and where its bytes came from."""
+
+    digest: str
+    """Of its blob, where it was pulled from."""
+    diff_id: str
+    size: int
+    """Bytes of that blob."""
+    way: Way
+    reason: str
+    """Why it went that way, in a line for people."""
+    tables: int = 0
+    """Bytes fetched to know what is in it."""
+    ranges: int = 0
+    """Bytes fetched by ranges."""
+    whole: int = 0
+    """Bytes of the whole blob that were fetched."""
+    resumed: int = 0
+    """Bytes of the blob that had come in an earlier attempt."""
+    deduplicated: int = 0
+    """Bytes of content that were taken from elsewhere in the store."""
+
+    @property
+    def fetched(self) -> int:
+        """All bytes that were fetched for it."""
+        return self.tables + self.ranges + self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """How a ref was pulled: from where, when (in UTC), and each layer, base first."""
+
+    reference: str
+    at: datetime
+    layers: tuple[LayerPulled, ...]
+
+    @property
+    def fetched(self) -> int:
+        """All bytes of layers that were fetched."""
+        return sum(layer.fetched for layer in self.layers)
+
+
 @dataclass(frozen=True, slots=True)
 class FileStat:
     """What is known of one object of a tree without its content; equal for a local and a remote ref of one tree."""
@@ -133,6 +189,42 @@ class FileStat:
     dev: tuple[int, int] = (0, 0)
     """Major and minor number of a `char` or `block` device."""
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Answer(StrEnum):
+    """What a place said when it was asked for a key."""
+
+    HIT = "hit"
+    MISS = "miss"
+    ERROR = "error"
+    """It could not be asked, or what it has cannot be used."""
+    NOT_ASKED = "not asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A place where a key is looked up, in the order in which they are, and what it answered."""
+
+    place: str
+    """The name of a remote, or `this store`."""
+    answer: Answer
+    reason: str
+    """In a line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a key hits or misses, or how a ref came to be here."""
+
+    subject: str
+    """The key, or the id."""
+    tag: str | None
+    """The tag that the key has in registries; None for a ref."""
+    id: str | None
+    """The ref that was found, or the reference of the image at a remote; None for a miss."""
+    asked: tuple[Asked, ...]
+    pulled: Pulled | None
+    """How it was pulled, or what it stands on; None if nothing was."""
 
 
 class Metadata(Protocol):
@@ -298,8 +390,20 @@ class LocalImmutableRef(ImmutableRef, Mountable, Extractable, Protocol):
     def parent(self) -> LocalImmutableRef | None:
         """A new hold on the tree this one was made over (release it too), or None."""
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves."""
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves.
+
+        `compression` (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers
+        that have no blob yet; those that have one are sent as they are, unless `force` asks for the same form of all.
+        """
 
 
 @runtime_checkable
@@ -316,6 +420,21 @@ class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
         Layers that are here already do not move. Raises `NotFound` for a blob
         that is gone, `Corrupt` for one that is not what it should be; then the
         store is as it was, but for whole layers that had already arrived.
+        """
+
+    def publish_indexes(self) -> str:
+        """Put indexes of the layers that have no table of contents beside the image, and return the digest they have.
+
+        With them others read these layers by ranges without having read them whole first, if they trust that digest:
+        `take_indexes`. Layers of which there is no index here are read for that. Raises `NotFound` if none of
+        the layers can have one, `Invalid` for a ref made of several images.
+        """
+
+    def take_indexes(self, digest: str) -> int:
+        """Keep the indexes that were published under `digest`, and return of how many layers they are.
+
+        What an index says is believed as the image itself is: take the digest from whoever you would take the
+        image's from. Raises `NotFound`, `Invalid` if they are of another image, `Corrupt`.
         """
 
 

@@ -363,7 +363,7 @@ def test_a_remote_checksum_fetches_only_the_files_it_is_over_and_once(open_cache
         with other.remote(reference) as remote:
             start = remote.traffic
             assert remote.checksum("/d0/file0") == ref.checksum("/d0/file0")
-            assert remote.traffic - start == table
+            assert remote.traffic == start  # the table of contents is kept, and so are digests
 
 
 def test_equal_contents_of_a_remote_ref_are_fetched_once(open_cache: OpenCache, tmp_path: Path) -> None:

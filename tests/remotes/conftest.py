@@ -12,6 +12,7 @@ from support.places import (
     s3,
     s3_place,
     worker_place,
+    wrapped_place,
 )
 from support.registry import password_registry, reference, registry, repository, token_registry
 
@@ -30,4 +31,5 @@ __all__ = [
     "s3_place",
     "token_registry",
     "worker_place",
+    "wrapped_place",
 ]

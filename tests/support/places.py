@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from shipway.references import Reference
 from shipway.remotes import Remote, open_remote
+from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.spooled import SpooledRanges
 from shipway.server import serving
 from support.buckets import BUCKET, S3Server, azure_environment, azurite, gcs_environment, s3_environment, s3_server
 from support.directory_backend import DirectoryBackend
@@ -55,6 +58,22 @@ def environment(**values: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def registry_place(registry: str) -> Place:
     return Place("registry", lambda name: f"oci://{registry}/{name}", blob_requests=2, conditions="none")
+
+
+@dataclass(frozen=True)
+class WrappedPlace(Place):
+    """A place whose remotes have all decorators around them."""
+
+    staging: Path = Path()
+
+    def open(self, repository: str) -> Remote:
+        return SpooledRanges(FallbackRemote(super().open(repository)), self.staging)
+
+
+@pytest.fixture(scope="session")
+def wrapped_place(registry_place: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    staging = tmp_path_factory.mktemp("staging")
+    return WrappedPlace("wrapped", registry_place.reference, blob_requests=2, conditions="none", staging=staging)
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +132,7 @@ def layout_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place("layout", lambda name: f"oci-layout://{root}/{name}")
 
 
-PLACES = ["registry", "worker", "file", "s3", "gs", "az", "layout"]
+PLACES = ["registry", "wrapped", "worker", "file", "s3", "gs", "az", "layout"]
 
 
 @pytest.fixture(params=PLACES)

@@ -165,3 +165,15 @@ def a_ref_of_any_kind(ref: shipway.Ref, immutable: shipway.ImmutableRef, cache: 
     a_ref_of_any_kind(cache.new(), cache.get("id"), cache)
     a_ref_of_any_kind(cache.remote("oci://host/x"), cache.remote("oci://host/x"), cache)
     ref.release()
+
+
+def explanations(cache: shipway.Cache) -> None:
+    found = cache.explain("key")
+    assert_type(cache.explain_ref("id"), shipway.Explanation)
+    assert_type(found.asked, tuple[shipway.Asked, ...])
+    assert_type(found.asked[0].answer, shipway.Answer)
+    assert_type(found.pulled, shipway.Pulled | None)
+    if found.pulled is not None:
+        assert_type(found.pulled.layers, tuple[shipway.LayerPulled, ...])
+        assert_type(found.pulled.layers[0].way, shipway.Way)
+        assert_type(found.pulled.fetched, int)

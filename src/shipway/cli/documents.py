@@ -7,7 +7,7 @@ from typing import Any
 
 from shipway.cli.text import iso
 from shipway.errors import ShipwayError
-from shipway.refs import FileStat, PruneDecision, UsageRecord
+from shipway.refs import Explanation, FileStat, PruneDecision, UsageRecord
 
 Document = dict[str, Any]
 
@@ -44,6 +44,14 @@ def file(item: FileStat) -> Document:
         document["dev"] = list(item.dev)
     if item.xattrs:
         document["xattrs"] = {name: value.hex() for name, value in sorted(item.xattrs.items())}
+    return document
+
+
+def explanation(found: Explanation) -> Document:
+    """Return why a key hit or missed, and how a ref was pulled, as `explain` prints it."""
+    document: Document = asdict(found)
+    if found.pulled is not None:
+        document["pulled"] |= {"at": iso(found.pulled.at), "fetched": found.pulled.fetched}
     return document
 
 

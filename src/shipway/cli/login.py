@@ -30,7 +30,8 @@ def login(
     from shipway.remotes import log_in  # noqa: PLC0415  only this command needs the HTTP client
 
     place = _place(registry)
-    kept_in = log_in(place, username, _password(place.host, from_stdin=password_stdin))
+    registries = session.in_force().config.registry
+    kept_in = log_in(place, username, _password(place.host, from_stdin=password_stdin), registries)
     document = {"registry": place.host, "username": username, "kept_in": kept_in}
     session.show(document, [f"remembered in {kept_in}"])
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
-from shipway.layers.compression import ByteSource, compression_of, decompressed
+from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.trees.entry import Buffer, TreeSink
+from shipway.trees.copying import Adding
+from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -59,7 +61,8 @@ def unpack(
     source = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
     with _Inflating(source, limit, where) as inflating:
         try:
-            entries = _feed(inflating, sink, blob, progress, where)
+            buffers = inflating.buffers()
+            entries = _feed(_reporting(buffers, blob, progress) if progress else buffers, sink, where)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -74,11 +77,65 @@ def unpack(
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
-def _feed(inflating: _Inflating, sink: TreeSink, blob: _Blob, progress: ProgressCallback | None, where: str) -> int:
+class Clones(Protocol):
+    """Files of this machine that have the very contents that pass by in an archive."""
+
+    def may_have(self, entry: Entry) -> bool:
+        """Whether there may be one for a file, before its content has passed."""
+
+    def open(self, entry: Entry) -> int:
+        """Return a descriptor of it, once the content has passed; the caller closes it.
+
+        `Corrupt` if it turned out to be another.
+        """
+
+
+def unpack_archive(
+    pieces: Iterator[Buffer],
+    diff_id: str,
+    sink: TreeSink,
+    *,
+    clones: Clones | None = None,
+    limit: int | None = None,
+    where: str = "",
+) -> Unpacked:
+    """Feed the entries of the archive that `pieces` are, not compressed, to `sink`.
+
+    Contents are taken from `clones` where it has them. When it returns, the archive had the digest
+    `diff_id`; before that nothing of `sink` is to be trusted. See `unpack`.
+    """
+    source = decompressed(pieces, Compression.UNCOMPRESSED, where)
+    with _Inflating(source, limit, where) as inflating:
+        into = sink if clones is None else _Cloning(sink, clones)
+        entries = _feed(inflating.buffers(), into, where)
+        inflating.stop()
+    oci.check_match(inflating.digest, diff_id, f"{where} put together")
+    return Unpacked(inflating.digest, inflating.size, entries)
+
+
+class _Cloning:
+    """Hands entries on to a sink, with open files in the place of contents that passed by."""
+
+    def __init__(self, sink: TreeSink, clones: Clones) -> None:
+        self._sink = sink
+        self._clones = clones
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        if not self._clones.may_have(entry):
+            self._sink.add(entry, content)
+            return
+        if isinstance(content, Iterator):
+            for _ in content:
+                pass
+        fd = self._clones.open(entry)
+        try:
+            self._sink.add(entry, OpenFile(fd))
+        finally:
+            os.close(fd)
+
+
+def _feed(buffers: Iterator[Filled], sink: Adding, where: str) -> int:
     entries = 0
-    buffers = inflating.buffers()
-    if progress is not None:
-        buffers = _reporting(buffers, blob, progress)
     add = sink.add
     for entry, content in TarReader(Blocks(buffers), where):
         add(entry, content)

@@ -3,6 +3,7 @@
     ROOT/shipway.db    records, holds, tags, manifests (SQLite)
     ROOT/blobs/sha256/ content-addressed blobs
     ROOT/snapshots/    trees, in the driver's own form
+    ROOT/kept/         what was fetched and may be of use again; safe to delete, too
     ROOT/ingest/       what is not finished; safe to delete when nobody has the store open
     ROOT/locks/        who has it open, and who is doing what
 
@@ -15,22 +16,31 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.local import layering
+from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
+from shipway.local.indexes import Indexes
+from shipway.local.kept import Kept
 from shipway.local.leases import Leases
+from shipway.local.places import Places
 from shipway.local.records import Records
+from shipway.local.reports import Reports
 from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
 from shipway.oci import Descriptor
+from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
+from shipway.trees.content import can_clone
 from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
@@ -43,17 +53,28 @@ PIECE = 1 << 20
 class Store:
     """The rooms of one root directory, and what needs several of them at once."""
 
-    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        driver: str = "auto",
+        *,
+        registries: Mapping[str, RegistrySettings] = MappingProxyType({}),
+        repair: bool = True,
+    ) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
-        `Unavailable` if the directory cannot be used. Without `repair` what the dead left stays as it is.
+        `Unavailable` if the directory cannot be used. `registries` is how those who move its refs speak
+        to each, by `host[:port]`. Without `repair` what the dead left stays as it is.
         """
         self.root = root
+        self.registries = registries
         self.repaired = repair
+        self.after_commit: Callable[[], None] = lambda: None
+        """Called when something was committed, imported or pulled; must return at once and raise nothing."""
         self.closed = False
         with disk_errors(root):
-            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
+            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "kept", "locks"):
                 (root / name).mkdir(mode=0o700, parents=not name, exist_ok=True)
         self.database = Database(root / "shipway.db")
         try:
@@ -63,6 +84,11 @@ class Store:
             self.blobs = Blobs(root, self.database)
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
+            self.kept = Kept(root, self.database)
+            self.indexes = Indexes(self.database, self.kept)
+            self.places = Places(self.database)
+            self.reports = Reports(self.database)
+            self.absences = Absences(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:
@@ -150,6 +176,7 @@ class Store:
             finally:
                 os.close(directory)
             self.leases.stale_locks()
+            self.kept.sweep()
             self.remove_orphans()
 
     def orphan_snapshots(self) -> list[str]:
@@ -190,7 +217,7 @@ class Store:
             self._own_snapshot(one) if here else self._exact_snapshot(one)
             for one, here in zip(found, in_place, strict=True)
         ]
-        return [key for key in chain if key] or [self._own_snapshot(found[-1])]
+        return [key for key in chain if key] or [self._empty_snapshot(found[-1])]
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
@@ -234,6 +261,20 @@ class Store:
                     with self.driver.tree(chain) as tree:
                         key = self._make(chain[:-1], entries, tree, link=True)
                     self.driver.separate([*chain[:-1], key], entries)
+                self.records.update(record.id, exact=key)
+                return key
+            return record.exact
+
+    def _empty_snapshot(self, record: Record) -> str:
+        """Return the key of a snapshot that shows nothing, for a tree all of whose layers change nothing."""
+        chain = self.own_chain(record)
+        if self.driver.separate(chain, []):
+            return chain[-1]
+        with self.leases.locked(f"exact-{record.id}"):
+            record = self.records.get(record.id)
+            if not record.exact:  # its own holds copies of what it did not change
+                with self._nothing() as tree:
+                    key = self._make(chain[:-1], [], tree, link=True)
                 self.records.update(record.id, exact=key)
                 return key
             return record.exact
@@ -296,6 +337,12 @@ class Store:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
         return self.sizes.of(record) + sum(blob.size for blob in blobs)
+
+    @cached_property
+    def can_clone(self) -> bool:
+        """Whether copies of files share their blocks here."""
+        with disk_errors(self.root):
+            return can_clone(self.root / "ingest")
 
     @contextmanager
     def giving_up(self, key: str) -> Iterator[None]:

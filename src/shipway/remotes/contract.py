@@ -15,8 +15,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from shipway.errors import Unavailable
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
+
+
+class RangesRefused(Unavailable):
+    """The place answers ranges with whole blobs; `remotes.spooled` makes do with those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class BlobSource(Protocol):
         """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
 
         Yields pieces of at most 1 MiB, each valid until the next. Leaving the block early stops the
-        download. A range is never silently answered with the whole blob. A connection that
+        download. A range is never silently answered with the whole blob: `RangesRefused`, of which the rest
+        of the blob has not been read. A connection that
         breaks is resumed where it broke. The pieces are *not* checked against the digest (a
         range cannot be); the sum of their lengths is: `Truncated`.
         """

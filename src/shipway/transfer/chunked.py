@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from itertools import groupby
+from typing import NamedTuple, Self
+
+import zstandard
+from msgspec.structs import replace
 
 from shipway import oci
-from shipway.errors import Truncated
-from shipway.layers.toc import TocLocation, decode_chunk, parse_toc
+from shipway.errors import Corrupt, Truncated
+from shipway.layers.contents import ChunkReader, Contents
+from shipway.layers.toc import TocLocation, decode_chunk
+from shipway.local.kept import Kept, Pack
+from shipway.local.kept import Piece as KeptPiece
 from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job
@@ -19,6 +27,7 @@ from shipway.transfer.ranges import Range, plan
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 _ZEROS = bytes(1 << 20)
+_COMPRESSOR = zstandard.ZstdCompressor(level=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +36,35 @@ class _File:
 
     entry: Entry
     extent: Range
+    first: Range
+    last: Range
 
     @classmethod
     def of(cls, entry: Entry) -> Self:
-        chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
-        if not chunks:
-            return cls(entry, Range(0, 0))
-        return cls(entry, Range(chunks[0].offset, chunks[-1].offset + chunks[-1].length))
+        pieces = [Range(chunk.offset, chunk.offset + chunk.length) for chunk in entry.chunks if not chunk.zeros]
+        if not pieces:
+            return cls(entry, Range(0, 0), Range(0, 0), Range(0, 0))
+        return cls(entry, Range(pieces[0].start, pieces[-1].end), pieces[0], pieces[-1])
 
 
 class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
-    def __init__(self, remote: BlobSource, descriptor: Descriptor, location: TocLocation) -> None:
-        """Read from `remote`; nothing is fetched yet."""
+    def __init__(
+        self, remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None = None
+    ) -> None:
+        """Read from `remote`, and what was read before from `kept`; nothing is fetched yet."""
         self._remote = remote
+        self._kept = kept
         self._descriptor = descriptor
-        self._location = location
+        self._contents = contents
         self._where = f"{remote.name}@{descriptor.digest}"
         self._entries: Sequence[Entry] | None = None
 
     @property
     def table(self) -> str:
         """The digest of its table of contents, which settles its entries and their contents."""
-        return self._location.digest
+        return self._contents.digest
 
     def entries(self) -> Sequence[Entry]:
         """Return the layer's entries; its table of contents is fetched on the first call, and checked.
@@ -58,47 +72,86 @@ class ChunkedLayer:
         Raises what the remote raises, and `Corrupt` and its kinds.
         """
         if self._entries is None:
-            location = self._location
-            with self._remote.read_blob(self._descriptor, location.offset, location.length) as pieces:
-                data = b"".join(pieces)
-            self._entries = parse_toc(data, location, self._where)
+            self._entries = read_table(self._remote, self._descriptor, self._contents, self._kept).entries
         return self._entries
 
-    def jobs(self, entries: Iterable[Entry]) -> list[Job[Piece]]:
+    def jobs(self, entries: Iterable[Entry], pack: Pack | None = None) -> list[Job[Piece]]:
         """Return what reads the contents of `entries`, one job for each range to fetch.
 
         Every chunk is checked against its digest before it is delivered, and every file's whole
-        content before its last piece is.
+        content before its last piece is. What is fetched goes to `pack`; files all of which is kept are not.
         """
-        jobs: list[Job[Piece]] = []
-        for files in _passes(_File.of(entry) for entry in entries):
+        entries = list(entries)
+        held = self._held(entries)
+        here = [entry for entry in entries if _is_held(entry, held)]
+        jobs: list[Job[Piece]] = [partial(self._read_held, here, held)] if here else []
+        lacking = [entry for entry in entries if not _is_held(entry, held)] if here else entries
+        for files in _passes(_File.of(entry) for entry in lacking):
             ranges = plan((file.extent for file in files), self._descriptor.size)
             rest = list(reversed(files))
             for one in ranges or [Range(0, 0)]:
                 inside = []
                 while rest and rest[-1].extent.end <= one.end:
                     inside.append(rest.pop().entry)
-                jobs.append(partial(self._read, one, inside))
+                jobs.append(partial(self._read, one, inside, pack))
         return jobs
 
-    def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
-        """Yield the checked contents of chunks of the file `path`, fetched as one range from the first to the last."""
-        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
-        with self._remote.read_blob(self._descriptor, start, end - start) as pieces:
-            stream = _Stream(iter(pieces), start, self._where)
-            for chunk in chunks:
-                yield self._decode(chunk, path, stream)
+    def _held(self, entries: Iterable[Entry]) -> Mapping[str, KeptPiece]:
+        if self._kept is None:
+            return {}
+        return self._kept.find(chunk.digest for entry in entries for chunk in entry.chunks if chunk.digest)
 
-    def _read(self, wanted: Range, entries: Sequence[Entry]) -> Generator[Piece, None, None]:
+    def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
+        """Yield the checked contents of chunks of the file `path`; those that follow one another are one range.
+
+        None is fetched that was fetched before.
+        """
+        held = self._kept.find(chunk.digest for chunk in chunks if chunk.digest) if self._kept is not None else {}
+        for is_held, run in groupby(chunks, lambda chunk: chunk.digest in held):
+            some = list(run)
+            yield from self._take_held(path, some, held) if is_held else self._fetch(path, some)
+
+    def _take_held(self, path: str, chunks: Iterable[Chunk], held: Mapping[str, KeptPiece]) -> Iterator[bytes]:
+        """Yield chunks that were fetched before; what turns out to be damaged, or gone, is fetched again."""
+        assert self._kept is not None
+        for chunk in chunks:
+            content = decode_kept(self._kept.read(held[chunk.digest]), chunk)
+            if content is not None:
+                yield content
+            else:
+                yield from self._fetch(path, [chunk])
+
+    def _fetch(self, path: str, chunks: Sequence[Chunk]) -> Iterator[bytes]:
+        """Fetch one range, from the first to the last of chunks, and yield these."""
+        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
+        with ExitStack() as stack:
+            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
+            pieces = stack.enter_context(self._remote.read_blob(self._descriptor, start, end - start))
+            reader = ChunkReader(self._contents)
+            stream = Stream(iter(pieces), start, self._where)
+            for chunk in chunks:
+                yield self._decode(chunk, path, reader, stream, pack)
+
+    def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
+        """Yield files all of which was fetched before."""
+        for entry in entries:
+            chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
+            yield from self._read_file(entry, self._take_held(entry.path, chunks, held))
+
+    def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
         with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
-            stream = _Stream(iter(pieces), wanted.start, self._where)
+            reader = ChunkReader(self._contents)
+            stream = Stream(iter(pieces), wanted.start, self._where)
             for entry in entries:
-                yield from self._read_file(entry, stream)
+                chunks = (chunk for chunk in entry.chunks if not chunk.zeros)
+                plain = (self._decode(chunk, entry.path, reader, stream, pack) for chunk in chunks)
+                yield from self._read_file(entry, plain)
 
-    def _read_file(self, entry: Entry, stream: _Stream) -> Iterator[Piece]:
+    def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
+        """Yield a file whose chunks, but for holes, `plain` is."""
         chunks = entry.chunks
-        contents = (chunk.size if chunk.zeros else self._decode(chunk, entry.path, stream) for chunk in chunks)
+        contents = (chunk.size if chunk.zeros else next(plain) for chunk in chunks)
         if len(chunks) == 1 and chunks[0].digest == entry.digest:
             yield Piece(entry, next(contents), last=True)
             return
@@ -118,42 +171,98 @@ class ChunkedLayer:
                 self._check(f"sha256:{whole.hexdigest()}", entry)
             yield Piece(entry, content, last=number == len(chunks))
 
-    def _decode(self, chunk: Chunk, path: str, stream: _Stream) -> bytes:
-        return decode_chunk(stream.take(chunk.offset, chunk.length), chunk, f"{self._where}, {path!r}")
+    def _decode(self, chunk: Chunk, path: str, reader: ChunkReader, stream: Stream, pack: Pack | None) -> bytes:
+        content = reader.content(chunk, stream.take, f"{self._where}, {path!r}")
+        if pack is not None and chunk.digest:
+            is_zstd = isinstance(self._contents, TocLocation)
+            pack.add(chunk.digest, reader.data if is_zstd else _COMPRESSOR.compress(content))
+        return content
 
     def _check(self, digest: str, entry: Entry) -> None:
         if entry.digest:
             oci.check_match(digest, entry.digest, f"{self._where}, {entry.path!r}")
 
 
+class ReadTable(NamedTuple):
+    """A table of contents as it was read: its entries, itself as it is stored, how many bytes were fetched for it."""
+
+    entries: list[Entry]
+    data: bytes
+    fetched: int
+
+
+def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None) -> ReadTable:
+    """Return a layer's table of contents, checked, from `kept` if it is there.
+
+    Raises what the remote raises, and `Corrupt` and its kinds.
+    """
+    where = f"{remote.name}@{descriptor.digest}"
+    data = kept.get(contents.digest) if kept is not None and contents.is_stored else b""
+    if data:
+        with suppress(Corrupt):
+            return ReadTable(contents.parse(data, where), data, 0)
+    fetched = 0
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal fetched
+        with remote.read_blob(descriptor, offset, length) as pieces:
+            found = b"".join(pieces)
+        fetched += len(found)
+        return found
+
+    data = contents.fetch(read, where)
+    entries = contents.parse(data, where)
+    if kept is not None and contents.is_stored:
+        kept.put(contents.digest, data)
+    return ReadTable(entries, data, fetched)
+
+
+def decode_kept(data: bytes, chunk: Chunk) -> bytes | None:
+    """Return the content of a chunk from how it was kept; None if that is something else, or nothing."""
+    with suppress(Corrupt):
+        if data:
+            return decode_chunk(data, replace(chunk, length=len(data), inner=0))
+    return None
+
+
+def _is_held(entry: Entry, held: Mapping[str, KeptPiece]) -> bool:
+    return bool(held) and all(chunk.zeros or chunk.digest in held for chunk in entry.chunks)
+
+
 def _passes(files: Iterable[_File]) -> Iterator[list[_File]]:
     """Split files into groups that each can be read in one movement through the blob.
 
-    That is one group, but for a table of contents that has files share their bytes.
+    Files may share what is compressed together, or the byte in which one piece ends and the next begins. Beyond that
+    it is one group, but for a table of contents that has files share their bytes.
     """
     left = sorted(files, key=lambda file: file.extent)
     while left:
         group: list[_File] = []
         later: list[_File] = []
         at = 0
+        last = Range(0, 0)
         for file in left:
-            if file.extent.start >= at or not file.extent.length:
+            if file.extent.start >= at - 1 or file.first == last or not file.extent.length:
                 group.append(file)
-                at = max(at, file.extent.end)
+                if file.extent.end >= at:
+                    at, last = file.extent.end, file.last
             else:
                 later.append(file)
         yield group
         left = later
 
 
-class _Stream:
+class Stream:
     """Bytes of a blob from `start` on, that are taken by their places in the blob, forwards."""
 
     def __init__(self, pieces: Iterator[Buffer], start: int, where: str) -> None:
+        """Take them from `pieces`; `where` names the blob in errors."""
         self._pieces = pieces
         self._piece = memoryview(b"")
         self._start = start
         """Where in the blob the present piece begins."""
+        self._before = b""
+        """The last byte before it: where two parts of a blob share one, it is asked for twice."""
         self._where = where
 
     def take(self, offset: int, length: int) -> Buffer:
@@ -162,7 +271,11 @@ class _Stream:
             if not length:
                 return b""
             self._next()
+        if offset == self._start - 1 and self._before and length > 1:
+            return self._before + bytes(self.take(self._start, length - 1))
         begin = offset - self._start
+        if begin < 0:
+            raise Corrupt("its table of contents has chunks that overlap", where=self._where)
         if begin + length <= len(self._piece):
             return self._piece[begin : begin + length]
         data = bytearray(self._piece[begin:])
@@ -173,6 +286,7 @@ class _Stream:
 
     def _next(self) -> None:
         self._start += len(self._piece)
+        self._before = bytes(self._piece[-1:])
         piece = next(self._pieces, None)
         if piece is None:
             raise Truncated("the range ended early", where=self._where)

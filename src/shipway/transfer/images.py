@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound, UnknownMediaType
-from shipway.layers.compression import compression_of
+from shipway.layers.compression import compression_of, distributable
 from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescriptor, Platform
 from shipway.remotes.contract import Remote
 
@@ -176,7 +176,9 @@ def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descr
             schema_version=2,
             media_type=oci.MANIFEST,
             config=config_descriptor,
-            layers=tuple(oci.annotated(layer.descriptor, {oci.UNCOMPRESSED: layer.diff_id}) for layer in layers),
+            layers=tuple(
+                oci.annotated(distributable(layer.descriptor), {oci.UNCOMPRESSED: layer.diff_id}) for layer in layers
+            ),
             annotations={"org.opencontainers.image.created": created},
         )
     )

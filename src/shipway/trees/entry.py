@@ -42,6 +42,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     size: int
     digest: str
     zeros: bool = False
+    inner: int = 0
+    """How many bytes of what is compressed there come before the content: other files', or headers."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,10 +192,12 @@ def clean_archive_path(name: str, where: str) -> str:
     """Return an archive's name as a tree path.
 
     `./`, a trailing slash and empty components are dropped. Raises `UnsafeEntry` for an
-    absolute name, one with `..` or a NUL.
+    absolute name (but the root's own), one with `..` or a NUL.
     """
     if "//" not in name and "." not in name and not name.startswith("/") and "\0" not in name:
         return name.rstrip("/")
+    if name == "/":  # umoci's name for the root directory
+        return ""
     if name.startswith("/"):
         raise UnsafeEntry(f"absolute name {name[:200]!r}", where=where)
     if "\0" in name:

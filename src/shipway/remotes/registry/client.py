@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 from urllib.parse import quote
 
 import msgspec
 
 from shipway import oci
-from shipway.errors import Corrupt, Invalid, Unavailable
+from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Unavailable
 from shipway.oci import Descriptor
 from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
@@ -20,7 +20,8 @@ from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
 from shipway.remotes.registry.download import download
 from shipway.remotes.registry.session import Session
-from shipway.remotes.registry.transport import Limits, Response, resolve
+from shipway.remotes.registry.transport import Limits, Origin, Response, resolve
+from shipway.remotes.registry.trust import Trust
 from shipway.remotes.registry.upload import CHUNK, Upload
 
 _ACCEPT = ", ".join((*oci.MANIFEST_TYPES, *oci.INDEX_TYPES))
@@ -50,11 +51,12 @@ class RegistryRemote:
         *,
         credentials: Credentials | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
+        trust: Trust = Trust(),  # noqa: B008  frozen
         chunk: int = CHUNK,
     ) -> None:
         """Speak to the registry of `reference`; nothing is sent yet.
 
-        Without `credentials` they are looked up when the registry asks for some. Blobs above
+        Without `credentials` they are looked up when the registry asks for some. `trust` is about its TLS. Blobs above
         `chunk` bytes are uploaded in chunks of that size.
         """
         host, repository = reference.host, reference.repository
@@ -62,7 +64,8 @@ class RegistryRemote:
             host = _DOCKER_HUB_REGISTRY
             repository = repository if "/" in repository else f"library/{repository}"
         self.name = str(reference.at())
-        self._repository = repository
+        self.repository = repository
+        """Its name at the registry; Docker Hub's have a namespace that references leave out."""
         self._chunk = chunk
         self._host = reference.host
         self._session = Session(
@@ -70,6 +73,7 @@ class RegistryRemote:
             reference.host,
             lambda: credentials or find_credentials(reference.host, repository),
             limits,
+            trust,
         )
         self._pull: Scope = frozenset({f"repository:{repository}:pull"})
         self._push: Scope = frozenset({f"repository:{repository}:pull,push"})
@@ -139,19 +143,40 @@ class RegistryRemote:
         ) as response:
             return response.status == 200 and response.length in (None, descriptor.size)  # noqa: PLR2004  HTTP's number
 
+    @contextmanager
     def read_blob(
         self, descriptor: Descriptor, offset: int = 0, length: int | None = None
-    ) -> AbstractContextManager[Iterator[bytes]]:
-        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
-        return download(
-            self._session,
-            self._blob_url(descriptor),
-            scope=self._pull,
-            where=self._where(descriptor.digest),
-            size=descriptor.size,
-            offset=offset,
-            length=length,
-        )
+    ) -> Iterator[Iterator[bytes]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
+
+        A blob that is not here is read from the addresses that its descriptor names, if any, without credentials.
+        """
+        with ExitStack() as stack:
+            yield self._open_blob(descriptor, offset, length, stack)
+
+    def _open_blob(self, descriptor: Descriptor, offset: int, length: int | None, stack: ExitStack) -> Iterator[bytes]:
+        where = self._where(descriptor.digest)
+        own = self._blob_url(descriptor)
+        failure: ShipwayError | None = None
+        for url in (own, *descriptor.urls):
+            try:
+                return stack.enter_context(
+                    download(
+                        self._session,
+                        resolve(own, url),
+                        scope=self._pull,
+                        where=where if url == own else f"{where} at {Origin.of(url).host}",
+                        size=descriptor.size,
+                        offset=offset,
+                        length=length,
+                    )
+                )
+            except (NotFound, Unavailable) as error:
+                if url == own and not isinstance(error, NotFound):
+                    raise
+                failure = error
+        assert failure is not None
+        raise failure
 
     def put_blob(
         self,
@@ -193,7 +218,7 @@ class RegistryRemote:
             seen.add(url)
             with self._session.request("GET", url, scope=self._pull, accept=(200,), where=self.name) as response:
                 page = oci.decode(response.body(_MAX_TAGS), _TagList, self.name)
-                url = self._next_page(url, response)
+                url = self._next_page(response)
             for tag in page.tags or ():
                 if not oci.is_tag(tag):
                     raise Corrupt(f"lists a tag that is not one: {tag[:100]!r}", where=self.name)
@@ -203,17 +228,17 @@ class RegistryRemote:
         """Let go of connections."""
         self._session.close()
 
-    def _next_page(self, url: str, response: Response) -> str | None:
+    def _next_page(self, response: Response) -> str | None:
         links = response.headers.get("link", "")
         if 'rel="next"' not in links:
             return None
-        target = resolve(url, links.partition("<")[2].partition(">")[0])
+        target = resolve(response.url, links.partition("<")[2].partition(">")[0])
         if not self._session.is_here(target):
             raise Unavailable("its next page of tags is at another host", where=self.name)
         return target
 
     def _url(self, kind: str, rest: str) -> str:
-        return self._session.url(f"{self._repository}/{kind}/{rest}")
+        return self._session.url(f"{self.repository}/{kind}/{rest}")
 
     def _blob_url(self, descriptor: Descriptor) -> str:
         return self._url("blobs", oci.check_digest(descriptor.digest, self.name))
