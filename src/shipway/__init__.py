@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
     from shipway.config import Config, PrunePolicy
     from shipway.errors import (
+        Conflict,
         Corrupt,
         DigestMismatch,
         Invalid,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         UnsafeEntry,
     )
     from shipway.explanations import Answer, Asked, Explanation, LayerPulled, Pulled, Way
-    from shipway.progress import Progress, ProgressCallback
+    from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
         CachePolicy,
         Extractable,
@@ -60,6 +61,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "Config",
+    "Conflict",
     "Corrupt",
     "DigestMismatch",
     "Explanation",
@@ -80,6 +82,7 @@ __all__ = [
     "MutableRef",
     "NoSpace",
     "NotFound",
+    "Overall",
     "Progress",
     "ProgressCallback",
     "PruneDecision",
@@ -93,6 +96,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "Tally",
     "Traffic",
     "Truncated",
     "Unauthorized",

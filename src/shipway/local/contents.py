@@ -20,7 +20,7 @@ import msgspec
 import zstandard
 
 from shipway.errors import NotFound, ShipwayError
-from shipway.layers.toc import parse_toc, toc_location
+from shipway.layers.formats import contents_of
 from shipway.local.digests import matching, prefix
 from shipway.local.store import Store
 from shipway.oci import Descriptor
@@ -81,11 +81,12 @@ def learn_blob(store: Store, blob: Descriptor) -> None:
 
 def _listed(store: Store, blob: Descriptor) -> Sequence[Entry]:
     try:
-        location = toc_location(blob)
-        if location is None:
+        contents = contents_of(blob)
+        if contents is None:
             return ()
         with store.blobs.open(blob.digest) as file:
-            return parse_toc(os.pread(file.fileno(), location.length, location.offset), location, blob.digest)
+            table = contents.fetch(lambda offset, length: os.pread(file.fileno(), length, offset), blob.digest)
+            return contents.parse(table, blob.digest)
     except (ShipwayError, OSError):  # `verify` says so; here it is just of no use
         return ()
 

@@ -21,7 +21,7 @@ from shipway.layers.archive import (
     split_location,
     split_members,
 )
-from shipway.layers.toc import decode_chunk, parse_toc, toc_location
+from shipway.layers.toc import decode_chunk, toc_location
 from shipway.local.contents import has_contents
 from shipway.local.kept import Pack
 from shipway.local.store import Store
@@ -138,8 +138,7 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
     if not has_contents(store) and not store.kept.get(location.digest):
         return None
     where = f"{remote.name}@{descriptor.digest}"
-    table, fetched = read_table(remote, descriptor, location, store.kept)
-    entries = parse_toc(table, location, where)
+    entries, table, fetched = read_table(remote, descriptor, location, store.kept)
     found = stack.enter_context(supply(store, entries))
     assembly = Assembly(store, remote, descriptor, entries, found)
     assembly.tables = fetched
