@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,26 @@ def test_of_a_changed_tree_only_the_new_layer_is_asked_about(
     assert done.layers_moved == 1
     assert done.traffic.requests == 1 + 2 + 2 * 2 + 1  # the manifest, two questions, two uploads, the manifest
     assert done.traffic.sent < 5_000
+
+
+def test_a_blob_that_is_gone_though_a_manifest_names_it_is_sent_again(
+    registry: str, repository: str, cache: Cache, tree: Path, tmp_path: Path
+) -> None:
+    place = f"oci://{registry}/{repository}:one"
+    with cache.import_tree(tree) as base:
+        base.push(place)
+        blob = cache.store.layer_blob(cache.store.records.get(base.id))
+        assert blob is not None
+        deletion = urllib.request.Request(f"http://{registry}/v2/{repository}/blobs/{blob.digest}", method="DELETE")
+        with urllib.request.urlopen(deletion):
+            pass
+        with cache.new(base) as work:
+            write(work, small="change")
+            with work.commit() as changed:
+                assert changed.push(place).layers_moved == 2
+    with cache.remote(place) as remote:
+        remote.extract(tmp_path / "out", "file07")
+    assert (tmp_path / "out/file07").read_bytes() == (tree / "file07").read_bytes()
 
 
 def test_blobs_are_taken_from_other_repositories_of_the_registry(

@@ -36,7 +36,7 @@ def sharing(tmp_path: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", directory], check=True)
+        subprocess.run(["umount", "-R", directory], check=True)
 
 
 def used(directory: Path) -> int:

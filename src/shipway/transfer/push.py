@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import BinaryIO, cast
 
 from shipway import oci
@@ -270,7 +271,14 @@ class _Sending:
             if self._remote.name in self._store.places.of_blob(descriptor.digest):
                 self._look(descriptor.digest)
             lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
-            self._remote.put_manifest(descriptor, manifest, tag=tag, expected=expected)
+            put = partial(self._remote.put_manifest, descriptor, manifest, tag=tag, expected=expected)
+            try:
+                put()
+            except NotFound:  # a blob that another manifest names is there no more
+                if self._known.isdisjoint(blobs):
+                    raise
+                lacking += self._send(list(blobs.values()), config)
+                put()
         self._store.absences.back(self._remote.name, blobs)
         self._store.places.saw(
             self._remote.name,
