@@ -23,6 +23,7 @@ from shipway.cli import (
     documents,
     explain,
     files,
+    indexes,
     keys,
     login,
     mounts,
@@ -62,11 +63,13 @@ app.command(files.checksum)
 app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
+app.command(moving.convert)
 app.command(moving.pull)
 app.command(explain.explain)
 app.command(combining.merge)
 app.command(combining.diff)
 app.command(keys.app)
+app.command(indexes.app)
 app.command(cachemounts.app)
 app.command(space.du)
 app.command(space.prune)

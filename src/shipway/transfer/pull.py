@@ -30,7 +30,7 @@ from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.refs import LayerPulled, Way
 from shipway.remotes.contract import BlobSource
-from shipway.transfer.assemble import plan_assembly
+from shipway.transfer.assemble import Assembly, plan_assembly
 from shipway.transfer.fetch import arriving, fetch, open_ingest
 from shipway.trees.entry import Buffer, TreeSink
 
@@ -203,7 +203,7 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
             return None
         came = _Counter(one, assembly.total)
         try:
-            record = _put_together(one, assembly.archive(stack, came.add))
+            record = _put_together(one, assembly, assembly.archive(stack, came.add))
         except Corrupt as error:
             one.why = f"it could not be put together: {error.what}"
             return None
@@ -220,9 +220,9 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
         return record
 
 
-def _put_together(one: _Pull, pieces: Iterator[Buffer]) -> Record:
+def _put_together(one: _Pull, assembly: Assembly, pieces: Iterator[Buffer]) -> Record:
     with _writing(one) as (key, sink):
-        unpack_archive(pieces, one.diff_id, sink, where=one.descriptor.digest)
+        unpack_archive(pieces, one.diff_id, sink, clones=assembly.supply, where=one.descriptor.digest)
         below = one.below.wait() if one.below is not None else None
         sink.finish()
         return _add(one, key, below)
