@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UnknownMediaType,
         UnsafeEntry,
     )
-    from shipway.progress import Progress, ProgressCallback
+    from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
         Answer,
         Asked,
@@ -85,6 +85,7 @@ __all__ = [
     "MutableRef",
     "NoSpace",
     "NotFound",
+    "Overall",
     "Progress",
     "ProgressCallback",
     "PruneDecision",
@@ -98,6 +99,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "Tally",
     "Traffic",
     "Truncated",
     "Unauthorized",

@@ -408,7 +408,8 @@ class Cache:
 
         For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
         """
-        return explain_key(self._store, self._remotes, self._platform, _raw(key))
+        ask = partial(self._remote, platform=self._platform, whole=True)
+        return explain_key(self._store, self._remotes, ask, _raw(key))
 
     def explain_ref(self, ref_id: str) -> Explanation:
         """Return how a ref came to be here. `NotFound`."""

@@ -18,7 +18,7 @@ from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
-from shipway.remotes import open_remote
+from shipway.remotes import open_target
 from shipway.transfer.push import push
 from shipway.transfer.reencode import Encoding
 from shipway.trees.entry import SeekableTree
@@ -247,7 +247,7 @@ class LocalHandle(Handle, ShowsTree):
     ) -> Pushed:
         """Do what `push` does, with the reference already read."""
         record = self._store.finalize(self._record())
-        remote = open_remote(target, self._store.registries)
+        remote = open_target(target, self._store.registries)
         try:
             return push(self._store, record, remote, tag=target.target, encoding=encoding, progress=progress)
         finally:

@@ -68,6 +68,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     digest: str
     size: int
     annotations: dict[str, str] = {}
+    urls: tuple[str, ...] = ()
+    """Where else it may be had from; only layers that may not be distributed have some."""
 
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

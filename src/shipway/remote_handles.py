@@ -17,7 +17,7 @@ from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
 from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
-from shipway.remotes import open_remote
+from shipway.remotes import open_target
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.publishing import publish_indexes, take_indexes
 from shipway.transfer.pull import pull
@@ -203,7 +203,7 @@ class RemoteHandle(ShowsTree):
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        remote = open_remote(target, self._store.registries)
+        remote = open_target(target, self._store.registries)
         try:
             return push_layers(
                 self._store,

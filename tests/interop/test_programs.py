@@ -176,3 +176,40 @@ def test_we_take_zstd_chunked_as_stargz_snapshotter_writes_it(
     containerd.ctr_remote("images", "convert", "--zstdchunked", "--oci", image, back)
     containerd.ctr("images", "push", "--plain-http", back)
     check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out", times=False)
+
+
+def test_we_take_estargz_as_stargz_snapshotter_writes_it(
+    own_host: str, fresh: list[Path], containerd: Containerd, cache: Cache, tmp_path: Path
+) -> None:
+    image = put_gzip_image(own_host, fresh)
+    containerd.pull(image)
+    back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
+    containerd.ctr_remote("images", "convert", "--estargz", "--oci", image, back)
+    containerd.ctr("images", "push", "--plain-http", back)
+    whole = pulled(cache, f"oci://{back}")
+    told = extracted(cache, f"oci://{back}", tmp_path / "out")
+    # Names that are no text it writes as it likes, and times in whole seconds.
+    assert {path: replace(one, mtime_ns=0) for path, one in told.items() if path.isascii()} == {
+        path: replace(one, mtime_ns=0) for path, one in whole.items() if path.isascii()
+    }
+    assert set(whole) == set(describe(fresh[-1]))
+    with cache.remote(f"oci://{back}") as ref:
+        done = ref.extract(tmp_path / "one", "bin/tool")
+        assert done.traffic.received < ref.size() // 4
+
+
+def test_containerd_and_podman_read_our_estargz(  # noqa: PLR0917  each is a thing it needs
+    own_host: str, tree: Path, containerd: Containerd, podman: Podman, cache: Cache, tmp_path: Path
+) -> None:
+    image = f"{own_host}/estargz/{uuid.uuid4().hex}:v1"
+    with cache.import_tree(tree) as ref:
+        ref.push(f"oci://{image}", compression="estargz")
+    containerd.pull(image)
+    with containerd.mounted(image, tmp_path / "mnt") as path:
+        seen = below(path)
+    assert seen.pop(LANDMARK).content
+    assert seen.pop("stargz.index.json").content
+    assert seen == below(tree)
+    # It finds the footer and the table, or it would convert the layer instead of keeping it.
+    containerd.ctr_remote("images", "optimize", "--no-optimize", "--reuse", "--oci", image, f"{image}-optimized")
+    assert (podman.pull(image) / "bin/tool").read_bytes() == (tree / "bin/tool").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,6 +17,8 @@ from shipway.errors import Corrupt, DigestMismatch, Invalid, NotFound, Repositor
 from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
 from shipway.remotes import Remote, open_remote
+from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.spooled import SpooledRanges
 from shipway.server import serving
 
 OpenAnother = Callable[[str], Remote]
@@ -28,21 +31,24 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url.removeprefix("http://")
 
 
-@pytest.fixture(params=["registry", "worker"])
+@pytest.fixture(params=["registry", "worker", "wrapped"])
 def host(request: pytest.FixtureRequest) -> str:
-    """Return where a server is; each test runs with every one."""
-    value: str = request.getfixturevalue(request.param)
+    """Return where a server is; each test runs with every one, and with all decorators around a remote."""
+    value: str = request.getfixturevalue("registry" if request.param == "wrapped" else request.param)
     return value
 
 
 @pytest.fixture
-def open_another(host: str) -> Iterator[OpenAnother]:
+def open_another(host: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenAnother]:
     """Return a function that opens a repository."""
     opened: list[Remote] = []
 
     def open_it(repository: str) -> Remote:
-        opened.append(open_remote(Reference.parse(f"oci://{host}/{repository}")))
-        return opened[-1]
+        remote = open_remote(Reference.parse(f"oci://{host}/{repository}"))
+        if request.node.callspec.params["host"] == "wrapped":
+            remote = SpooledRanges(FallbackRemote(remote), tmp_path)
+        opened.append(remote)
+        return remote
 
     yield open_it
     for remote in opened:

@@ -49,8 +49,10 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=False),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 app.meta.group_parameters = Group("Global options")
+app.meta.suppress_keyboard_interrupt = False
 app.command(records.commit)
 app.command(records.ls)
 app.command(records.show)

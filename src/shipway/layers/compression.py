@@ -9,9 +9,10 @@ from typing import IO, Protocol, cast
 
 import zstandard
 from isal import igzip, igzip_lib
+from msgspec.structs import replace
 
 from shipway.errors import Corrupt, Truncated, UnknownMediaType
-from shipway.oci import DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD
+from shipway.oci import DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, Descriptor
 from shipway.trees.entry import Buffer
 
 # The package's stubs take this class for an instance.
@@ -67,6 +68,16 @@ def compression_of(media_type: str, where: str = "") -> Compression:
         return _READ[media_type]
     except KeyError:
         raise UnknownMediaType(f"not a layer of a known kind: {media_type[:200]!r}", where=where) from None
+
+
+def distributable(descriptor: Descriptor) -> Descriptor:
+    """Return the descriptor of a layer for an image that is to hold it: what was foreign to its image is no more."""
+    media_type = descriptor.media_type
+    if media_type.startswith(_NONDISTRIBUTABLE):
+        media_type = media_type.replace(_NONDISTRIBUTABLE, LAYER_TAR)
+    elif media_type.startswith(_DOCKER_FOREIGN):
+        media_type = media_type.replace(_DOCKER_FOREIGN, DOCKER_LAYER_TAR)
+    return replace(descriptor, media_type=media_type, urls=())
 
 
 class ByteSource(Protocol):

@@ -138,6 +138,7 @@ class Packer:
         if len(tail) > self._batch.room:
             self._submit()
         self._batch.append(tail)
+        self._total = self._done
         self._submit()
 
     def _submit(self) -> None:

@@ -18,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,6 +40,7 @@ from shipway.oci import Descriptor
 from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
+from shipway.trees.content import can_clone
 from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
@@ -321,6 +323,12 @@ class Store:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
         return self.sizes.of(record) + sum(blob.size for blob in blobs)
+
+    @cached_property
+    def can_clone(self) -> bool:
+        """Whether copies of files share their blocks here."""
+        with disk_errors(self.root):
+            return can_clone(self.root / "ingest")
 
     @contextmanager
     def giving_up(self, key: str) -> Iterator[None]:

@@ -50,6 +50,8 @@ def _verify_blobs(store: Store, findings: Findings, progress: ProgressCallback |
     total = sum(size for _, size, _ in rows)
     damaged = Damage(set(), set())
     done = 0
+    if progress is not None:
+        progress(Progress("verify blobs", "", 0, total))
     for digest, size, packed_diff_id in rows:
         what, seen = _look_at_blob(store, digest, size)
         if what and store.blobs.get(digest) is not None:  # else somebody pruned it meanwhile
@@ -65,7 +67,7 @@ def _verify_blobs(store: Store, findings: Findings, progress: ProgressCallback |
             )
         done += size
         if progress is not None:
-            progress(Progress("verify", "blobs", done, total))
+            progress(Progress("verify blobs", "", done, total))
     return damaged
 
 
@@ -96,6 +98,8 @@ def _verify_records(store: Store, findings: Findings, damaged: Damage, progress:
         findings.add("row", "parents", f"records stand on each other: {', '.join(error.args[1])}")
         return
     broken: set[str] = set()
+    if progress is not None:
+        progress(Progress("verify snapshots", "", 0, len(order), "objects"))
     for number, record_id in enumerate(order, 1):
         record = records.get(record_id)
         if record is not None and broken.isdisjoint(record.parents):
@@ -106,7 +110,7 @@ def _verify_records(store: Store, findings: Findings, damaged: Damage, progress:
         else:
             broken.add(record_id)  # what stands on something broken cannot be told from it
         if progress is not None:
-            progress(Progress("verify", "snapshots", number, len(order)))
+            progress(Progress("verify snapshots", "", number, len(order), "objects"))
 
 
 def _verify_record(store: Store, findings: Findings, record: Record, damaged: Damage) -> None:

@@ -21,24 +21,29 @@ _ALL_USUAL: Registries = MappingProxyType({})
 
 
 def open_remote(reference: Reference, registries: Registries = _ALL_USUAL) -> Remote:
-    """Return the remote for the place of `reference`; nothing is sent before its first use. Close it after."""
+    """Return the remote for the place of `reference`, to be read from, by way of its mirrors.
+
+    Nothing is sent before its first use. Close it after.
+    """
+    own = open_target(reference, registries)
+    settings = registries.get(reference.host) if isinstance(reference, RegistryReference) else None
+    if settings is None or not settings.mirrors or not isinstance(own, RegistryRemote):
+        return own
+    return FallbackRemote(own, mirrors=[_open_mirror(mirror, own, registries) for mirror in settings.mirrors])
+
+
+def open_target(reference: Reference, registries: Registries = _ALL_USUAL) -> Remote:
+    """Return the remote for just the place of `reference`, to be written to: what its mirrors have is not there."""
     if isinstance(reference, RegistryReference):
-        return _open_with_mirrors(reference, registries)
+        return _open_registry(reference, registries)
     raise Invalid("nothing can open this kind of reference", where=str(reference))
 
 
-def _open_with_mirrors(reference: RegistryReference, registries: Registries) -> Remote:
-    own = _open_registry(reference, registries)
-    settings = registries.get(reference.host)
-    if settings is None or not settings.mirrors:
-        return own
-    mirrors = [RegistryReference.parse(f"oci://{mirror}") for mirror in settings.mirrors]
-    prefixes = [mirror.partition("/")[2] for mirror in settings.mirrors]
-    places = [
-        replace(mirror, repository=f"{prefix}/{own.repository}" if prefix else own.repository)
-        for mirror, prefix in zip(mirrors, prefixes, strict=True)
-    ]
-    return FallbackRemote(own, mirrors=[_open_registry(place, registries) for place in places])
+def _open_mirror(mirror: str, own: RegistryRemote, registries: Registries) -> RegistryRemote:
+    place = RegistryReference.parse(f"oci://{mirror}")
+    _, slash, prefix = mirror.partition("/")
+    repository = f"{prefix}/{own.repository}" if slash else own.repository
+    return _open_registry(replace(place, repository=repository), registries)
 
 
 def _open_registry(

@@ -65,7 +65,7 @@ class Assembly:
         self._remote = remote
         self._descriptor = descriptor
         self._where = f"{remote.name}@{descriptor.digest}"
-        self._supply = found
+        self.supply = found
         self._ranges = _ranges(entries, found)
 
     @property
@@ -92,8 +92,8 @@ class Assembly:
             if chunk.zeros:
                 for done in range(0, chunk.size, len(_ZEROS)):
                     yield _ZEROS[: chunk.size - done]
-            elif self._supply.has(chunk, entry):
-                content = self._supply.content(chunk, entry)
+            elif self.supply.has(chunk, entry):
+                content = self.supply.content(chunk, entry)
                 if content is None:  # damaged, or gone
                     yield self._fetch(chunk, came)
                 else:

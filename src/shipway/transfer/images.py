@@ -14,7 +14,7 @@ import msgspec
 
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound, UnknownMediaType
-from shipway.layers.compression import compression_of
+from shipway.layers.compression import compression_of, distributable
 from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescriptor, Platform
 from shipway.remotes.contract import Remote
 
@@ -178,7 +178,9 @@ def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descr
             schema_version=2,
             media_type=oci.MANIFEST,
             config=config_descriptor,
-            layers=tuple(oci.annotated(layer.descriptor, {oci.UNCOMPRESSED: layer.diff_id}) for layer in layers),
+            layers=tuple(
+                oci.annotated(distributable(layer.descriptor), {oci.UNCOMPRESSED: layer.diff_id}) for layer in layers
+            ),
             annotations={"org.opencontainers.image.created": created},
         )
     )

@@ -117,7 +117,7 @@ class PlainLayer:
             blob = _Checked(pieces, self.descriptor, self._where, progress)
             seen: list[Entry] = []
             records: dict[str, str] = {}
-            reader = LayerReader(iter(blob), self.descriptor, self._where, index=self.known is None)
+            reader = LayerReader(blob, self.descriptor, self._where, index=self.known is None)
             builder = reader.index
             has_enough = False
             try:
@@ -134,6 +134,7 @@ class PlainLayer:
                         builder.add(entry, reader.stored(entry))
                     if not has_enough and enough(entry):
                         if not self._is_worth_reading_on(builder, blob.size):
+                            blob.leave()
                             return seen
                         has_enough = True
             except Corrupt:
@@ -219,32 +220,44 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 class _Checked:
-    """A blob's pieces, passed on; its size and digest are checked when they have all been taken."""
+    """A blob's pieces, whose size and digest are checked when they have all been taken."""
 
     def __init__(
-        self, pieces: Iterable[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
+        self, pieces: Iterator[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
     ) -> None:
+        self._pieces = pieces
+        self._descriptor = descriptor
+        self._where = where
+        self._progress = progress
+        self._digest = hashlib.sha256()
         self.size = 0
         """Bytes passed on so far."""
-        self._passing = self._pass(pieces, descriptor, where, progress)
+        self._tell(descriptor.size)
 
     def __iter__(self) -> Iterator[Buffer]:
-        return self._passing
+        return self
 
-    def _pass(
-        self, pieces: Iterable[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
-    ) -> Iterator[Buffer]:
-        digest = hashlib.sha256()
-        for piece in pieces:
-            self.size += len(piece)
-            if self.size > descriptor.size:
-                raise SizeMismatch(f"has more than the {descriptor.size} bytes that were promised", where=where)
-            digest.update(piece)
-            if progress:
-                progress(Progress("scan", descriptor.digest, self.size, descriptor.size))
-            yield piece
-        oci.check_size(self.size, descriptor.size, where)
-        oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
+    def __next__(self) -> Buffer:
+        descriptor, where = self._descriptor, self._where
+        piece = next(self._pieces, None)
+        if piece is None:
+            oci.check_size(self.size, descriptor.size, where)
+            oci.check_match(f"sha256:{self._digest.hexdigest()}", descriptor.digest, where)
+            raise StopIteration
+        self.size += len(piece)
+        if self.size > descriptor.size:
+            raise SizeMismatch(f"has more than the {descriptor.size} bytes that were promised", where=where)
+        self._digest.update(piece)
+        self._tell(descriptor.size)
+        return piece
+
+    def leave(self) -> None:
+        """Take no more: what was read is all that had to be."""
+        self._tell(self.size)
+
+    def _tell(self, total: int) -> None:
+        if self._progress:
+            self._progress(Progress("scan", self._descriptor.digest, self.size, total))
 
 
 def _drain(pieces: Iterable[Buffer]) -> None:

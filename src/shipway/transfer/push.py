@@ -47,6 +47,10 @@ def ensure_layers(
     chain_id: str | None = None
     is_known = True
     records = store.layers(record)
+    if progress is not None:
+        for one in records:
+            if one.diff_id is None:
+                progress(Progress("pack", one.id, 0, None))
     for one, in_place in zip(records, is_in_place(records, store.records.get), strict=True):
         descriptor, diff_id = _ensure_blob(store, one, progress, elsewhere, encoding)
         layers.append(Layer(descriptor, diff_id, one.created, one.description))
@@ -223,11 +227,13 @@ class _Sending:
             self._there = self._look(tag)
 
     def _look(self, target: str) -> str:
-        """Return the digest of a manifest, "" if there is none; its blobs are known then."""
+        """Return the digest of a manifest, "" if there is none or it is not whole; the blobs it has are known then."""
         with suppress(NotFound, Corrupt, UnknownMediaType):
             descriptor, data = self._remote.manifest(target)
-            self._known.update(blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs)
-            return descriptor.digest
+            named = {blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs}
+            gone = self._store.absences.at(self._remote.name) & named
+            self._known |= named - gone
+            return "" if gone else descriptor.digest
         return ""
 
     def elsewhere(self, diff_id: str) -> Descriptor | None:
@@ -262,6 +268,7 @@ class _Sending:
                 self._look(descriptor.digest)
             lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
             self._remote.put_manifest(descriptor, manifest, tag=tag)
+        self._store.absences.back(self._remote.name, blobs)
         self._store.places.saw(
             self._remote.name,
             [*((layer.descriptor, layer.diff_id) for layer in layers), (descriptor, None)],
@@ -274,9 +281,15 @@ class _Sending:
         with _pool() as pool:
             present = list(pool.map(self._remote.has_blob, blobs))
             lacking = [blob for blob, is_there in zip(blobs, present, strict=True) if not is_there]
+            for blob in lacking:
+                self._tell(blob, 0)
             for upload in [pool.submit(self._upload, blob, config) for blob in lacking]:
                 upload.result()
         return lacking
+
+    def _tell(self, blob: Descriptor, done: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress("push", blob.digest, done, blob.size))
 
     def _upload(self, blob: Descriptor, config: bytes) -> None:
         done = 0
@@ -284,8 +297,7 @@ class _Sending:
         def sent(size: int) -> None:
             nonlocal done
             done += size
-            if self._progress is not None:
-                self._progress(Progress("push", blob.digest, min(done, blob.size), blob.size))
+            self._tell(blob, min(done, blob.size))
 
         def open_blob() -> BinaryIO:
             nonlocal done
@@ -295,6 +307,7 @@ class _Sending:
         seen = [place for place in self._store.places.of_blob(blob.digest) if place != self._remote.name]
         near = self._near.get(blob.digest) or next(iter(sorted(seen, key=self._distance)), None)
         self._remote.put_blob(blob, open_blob, sent, mount_from=near)
+        self._tell(blob, blob.size)  # one that was mounted from another repository was not sent
 
     def _distance(self, place: str) -> int:
         """Return less for a place that has more in common with the remote's name."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 from urllib.parse import quote
 
 import msgspec
 
 from shipway import oci
-from shipway.errors import Corrupt, Invalid, Unavailable
+from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Unavailable
 from shipway.oci import Descriptor
 from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
@@ -18,7 +18,7 @@ from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
 from shipway.remotes.registry.download import download
 from shipway.remotes.registry.session import Session
-from shipway.remotes.registry.transport import Limits, Response, resolve
+from shipway.remotes.registry.transport import Limits, Origin, Response, resolve
 from shipway.remotes.registry.trust import Trust
 from shipway.remotes.registry.upload import CHUNK, Upload
 
@@ -135,19 +135,40 @@ class RegistryRemote:
         ) as response:
             return response.status == 200 and response.length in (None, descriptor.size)  # noqa: PLR2004  HTTP's number
 
+    @contextmanager
     def read_blob(
         self, descriptor: Descriptor, offset: int = 0, length: int | None = None
-    ) -> AbstractContextManager[Iterator[bytes]]:
-        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
-        return download(
-            self._session,
-            self._blob_url(descriptor),
-            scope=self._pull,
-            where=self._where(descriptor.digest),
-            size=descriptor.size,
-            offset=offset,
-            length=length,
-        )
+    ) -> Iterator[Iterator[bytes]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
+
+        A blob that is not here is read from the addresses that its descriptor names, if any, without credentials.
+        """
+        with ExitStack() as stack:
+            yield self._open_blob(descriptor, offset, length, stack)
+
+    def _open_blob(self, descriptor: Descriptor, offset: int, length: int | None, stack: ExitStack) -> Iterator[bytes]:
+        where = self._where(descriptor.digest)
+        own = self._blob_url(descriptor)
+        failure: ShipwayError | None = None
+        for url in (own, *descriptor.urls):
+            try:
+                return stack.enter_context(
+                    download(
+                        self._session,
+                        resolve(own, url),
+                        scope=self._pull,
+                        where=where if url == own else f"{where} at {Origin.of(url).host}",
+                        size=descriptor.size,
+                        offset=offset,
+                        length=length,
+                    )
+                )
+            except (NotFound, Unavailable) as error:
+                if url == own and not isinstance(error, NotFound):
+                    raise
+                failure = error
+        assert failure is not None
+        raise failure
 
     def put_blob(
         self,
