@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
     from shipway.config import Config, PrunePolicy
     from shipway.errors import (
+        Conflict,
         Corrupt,
         DigestMismatch,
         Invalid,
@@ -65,6 +66,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "Config",
+    "Conflict",
     "Corrupt",
     "DigestMismatch",
     "Explanation",

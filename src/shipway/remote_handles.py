@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from shipway.boundary import typed_errors
 from shipway.errors import Invalid
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
@@ -62,6 +63,7 @@ class RemoteMetadata:
         raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
 
 
+@typed_errors
 class RemoteHandle(ShowsTree):
     """A `RemoteImmutableRef`: layers of an image somewhere, or of several."""
 

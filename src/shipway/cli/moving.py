@@ -25,7 +25,7 @@ def push(
 
     Args:
         ref: An id, a unique prefix of one, or key:NAME.
-        reference: Where to: oci://host[:port]/repository[:tag].
+        reference: Where to: oci://host[:port]/repository[:tag], s3://bucket/prefix#name, oci-layout:///dir[:tag], …
         compression: How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or
             uncompressed.
         level: The compression's level: 1 to 22 for zstd, 0 to 3 for gzip.

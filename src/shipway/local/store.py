@@ -217,7 +217,7 @@ class Store:
             self._own_snapshot(one) if here else self._exact_snapshot(one)
             for one, here in zip(found, in_place, strict=True)
         ]
-        return [key for key in chain if key] or [self._own_snapshot(found[-1])]
+        return [key for key in chain if key] or [self._empty_snapshot(found[-1])]
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
@@ -261,6 +261,20 @@ class Store:
                     with self.driver.tree(chain) as tree:
                         key = self._make(chain[:-1], entries, tree, link=True)
                     self.driver.separate([*chain[:-1], key], entries)
+                self.records.update(record.id, exact=key)
+                return key
+            return record.exact
+
+    def _empty_snapshot(self, record: Record) -> str:
+        """Return the key of a snapshot that shows nothing, for a tree all of whose layers change nothing."""
+        chain = self.own_chain(record)
+        if self.driver.separate(chain, []):
+            return chain[-1]
+        with self.leases.locked(f"exact-{record.id}"):
+            record = self.records.get(record.id)
+            if not record.exact:  # its own holds copies of what it did not change
+                with self._nothing() as tree:
+                    key = self._make(chain[:-1], [], tree, link=True)
                 self.records.update(record.id, exact=key)
                 return key
             return record.exact

@@ -14,7 +14,7 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 
 from shipway.errors import ShipwayError
-from shipway.local.findings import Findings
+from shipway.local.findings import Findings, proves_damage
 from shipway.local.rows import Record
 from shipway.local.store import PIECE, Store
 from shipway.local.verify_layers import Damage, verify_layer
@@ -84,6 +84,8 @@ def _look_at_blob(store: Store, digest: str, size: int) -> tuple[str, os.stat_re
     except FileNotFoundError:
         return "its file is missing", None
     except OSError as error:
+        if not proves_damage(error):
+            raise
         return f"cannot be read: {error.strerror}", store.blobs.path(digest).stat()
     actual = "sha256:" + found.hexdigest()
     return ("" if actual == digest else f"its bytes hash to {actual}"), seen

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from shipway.errors import Invalid
-from shipway.references import Reference, RegistryReference
+from shipway.references import BucketReference, FileReference, Reference, RegistryReference
 from shipway.remotes.contract import Remote
 from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.files import DockerArchive, LayoutRemote, Tar, WritableLayout
 from shipway.remotes.registry import Limits, RegistryRemote, Trust
 from shipway.remotes.registry.credentials import Credentials
 from shipway.remotes.registry.logins import remove_credentials, store_credentials
@@ -36,7 +36,18 @@ def open_target(reference: Reference, registries: Registries = _ALL_USUAL) -> Re
     """Return the remote for just the place of `reference`, to be written to: what its mirrors have is not there."""
     if isinstance(reference, RegistryReference):
         return _open_registry(reference, registries)
-    raise Invalid("nothing can open this kind of reference", where=str(reference))
+    if isinstance(reference, BucketReference):
+        from shipway.remotes.bucket import BucketRemote  # noqa: PLC0415  obstore is loaded by those who use buckets
+
+        return BucketRemote(reference)
+    assert isinstance(reference, FileReference)
+    match reference.scheme:
+        case "oci-layout":
+            return WritableLayout(reference)
+        case "oci-archive":
+            return LayoutRemote(reference, Tar(reference.path))
+        case _:
+            return LayoutRemote(reference, DockerArchive(reference.path))
 
 
 def _open_mirror(mirror: str, own: RegistryRemote, registries: Registries) -> RegistryRemote:

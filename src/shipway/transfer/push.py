@@ -21,9 +21,10 @@ from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
+from shipway.references import Reference
 from shipway.refs import Pushed, Traffic
-from shipway.remotes.contract import BlobSource, Remote
-from shipway.transfer.images import Document, Layer, make_image
+from shipway.remotes.contract import BlobSource, Expected, Remote
+from shipway.transfer.images import Layer, make_image
 from shipway.transfer.reencode import Encoding, reencoded
 from shipway.transfer.sources import RemoteLayer
 from shipway.trees.diff import everything
@@ -128,9 +129,10 @@ def push(
     *,
     tag: str | None,
     encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
+    expected: Expected | None = None,
     progress: ProgressCallback | None = None,
 ) -> Pushed:
-    """Copy a finalized record's image to `remote` and, last, tag it.
+    """Copy a finalized record's image to `remote` and, last, tag it, if the tag is as `expected`.
 
     What is there already does not move, and if it is under the tag already that is asked once. Of a layer whose blob
     is not in the store the one that it came from will do, if the remote has it or can take it from where it was seen.
@@ -139,7 +141,7 @@ def push(
     sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), progress=progress)
     sending.look(tag)
     layers = ensure_layers(store, record, progress, sending.elsewhere, encoding)
-    return sending.run(layers, tag)
+    return sending.run(layers, tag, expected)
 
 
 def push_layers(
@@ -230,7 +232,7 @@ class _Sending:
         """Return the digest of a manifest, "" if there is none or it is not whole; the blobs it has are known then."""
         with suppress(NotFound, Corrupt, UnknownMediaType):
             descriptor, data = self._remote.manifest(target)
-            named = {blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs}
+            named = {blob.digest for blob in oci.decode(data, oci.Document, self._remote.name).blobs}
             gone = self._store.absences.at(self._remote.name) & named
             self._known |= named - gone
             return "" if gone else descriptor.digest
@@ -256,18 +258,19 @@ class _Sending:
             return False
         return True
 
-    def run(self, layers: Sequence[Layer], tag: str | None) -> Pushed:
+    def run(self, layers: Sequence[Layer], tag: str | None, expected: Expected | None = None) -> Pushed:
         """Send the blobs that are lacking, the configuration, and last the manifest."""
         config, config_descriptor, manifest, descriptor = make_image(layers)
         blobs = {layer.descriptor.digest: layer.descriptor for layer in layers}
         blobs[config_descriptor.digest] = config_descriptor
-        name = f"{self._remote.name}:{tag}" if tag else f"{self._remote.name}@{descriptor.digest}"
+        place = Reference.parse(self._remote.name)
+        name = str(place.at(tag=tag) if tag else place.at(digest=descriptor.digest))
         lacking: list[Descriptor] = []
-        if self._there != descriptor.digest:
+        if self._there != descriptor.digest or expected is not None:  # whether that holds is for the place to say
             if self._remote.name in self._store.places.of_blob(descriptor.digest):
                 self._look(descriptor.digest)
             lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
-            self._remote.put_manifest(descriptor, manifest, tag=tag)
+            self._remote.put_manifest(descriptor, manifest, tag=tag, expected=expected)
         self._store.absences.back(self._remote.name, blobs)
         self._store.places.saw(
             self._remote.name,

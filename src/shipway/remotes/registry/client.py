@@ -14,6 +14,8 @@ from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Unavailable
 from shipway.oci import Descriptor
 from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
+from shipway.remotes.checks import checked_target
+from shipway.remotes.contract import Expected
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
 from shipway.remotes.registry.download import download
@@ -92,7 +94,7 @@ class RegistryRemote:
         where = self._where(target)
         with self._session.request(
             "GET",
-            self._url("manifests", _checked_target(target)),
+            self._url("manifests", checked_target(target)),
             scope=self._pull,
             accept=(200,),
             where=where,
@@ -107,13 +109,19 @@ class RegistryRemote:
                 oci.check_match(digest, target, where)
             return Descriptor(media_type=_media_type(response, data, where), digest=digest, size=len(data)), data
 
-    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
-        """Store a manifest under its digest, and under `tag`."""
+    def put_manifest(
+        self, descriptor: Descriptor, data: bytes, *, tag: str | None = None, expected: Expected | None = None
+    ) -> None:
+        """Store a manifest under its digest, and under `tag`; `Invalid` if that is to be conditional."""
         where = self._where(tag or descriptor.digest)
+        if expected is not None:
+            raise Invalid(
+                "a registry writes no tag on a condition", where=where, todo="use a bucket or an OCI layout for that"
+            )
         oci.verify(data, descriptor.digest, descriptor.size, where)
         with self._session.request(
             "PUT",
-            self._url("manifests", _checked_target(tag or descriptor.digest)),
+            self._url("manifests", checked_target(tag or descriptor.digest)),
             scope=self._push,
             accept=(201,),
             where=where,
@@ -237,15 +245,6 @@ class RegistryRemote:
 
     def _where(self, target: str) -> str:
         return f"{self.name}{'@' if ':' in target else ':'}{target}"
-
-
-def _checked_target(target: str) -> str:
-    """Return a tag or digest as it is; `Invalid` if it is neither."""
-    if ":" in target:
-        return oci.check_digest(target)
-    if not oci.is_tag(target):
-        raise Invalid(f"not a tag: {target[:150]!r}")
-    return target
 
 
 def _media_type(response: Response, data: bytes, where: str) -> str:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shipway.errors import Invalid, SizeMismatch, Truncated, Unavailable
+from shipway.errors import SizeMismatch, Truncated, Unavailable
 from shipway.oci import check_size
+from shipway.remotes.checks import end_of_range
 from shipway.remotes.contract import RangesRefused
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.errors import Transient
@@ -28,9 +29,7 @@ def download(
     session: Session, url: str, *, scope: Scope, where: str, size: int, offset: int, length: int | None
 ) -> Iterator[Iterator[bytes]]:
     """Open a stream over `length` bytes from `offset` on of the blob of `size` bytes at `url`."""
-    end = size if length is None else offset + length
-    if not 0 <= offset <= end <= size:
-        raise Invalid(f"bytes {offset} to {end} are not within the blob's {size}", where=where)
+    end = end_of_range(size, offset, length, where)
     stream = _Download(session, url, scope=scope, where=where, size=size, position=offset, end=end)
     try:
         stream.open()
