@@ -207,3 +207,19 @@ def test_stargz_snapshotter_takes_estargz_as_we_write_it(
         for name in OF_STARGZ:
             seen.pop(name, None)
         assert seen == below(fresh[-1])
+
+
+def test_containerd_and_podman_read_our_estargz(  # noqa: PLR0917  each is a thing it needs
+    own_host: str, tree: Path, containerd: Containerd, podman: Podman, cache: Cache, tmp_path: Path
+) -> None:
+    image = f"{own_host}/estargz/{uuid.uuid4().hex}:v1"
+    with cache.import_tree(tree) as ref:
+        ref.push(f"oci://{image}", compression="estargz")
+    containerd.pull(image)
+    with containerd.mounted(image, tmp_path / "mnt") as path:
+        seen = below(path)
+    assert all(seen.pop(name).content for name in OF_STARGZ)
+    assert seen == below(tree)
+    # It finds the footer and the table, or it would convert the layer instead of keeping it.
+    containerd.ctr_remote("images", "optimize", "--no-optimize", "--reuse", "--oci", image, f"{image}-optimized")
+    assert (podman.pull(image) / "bin/tool").read_bytes() == (tree / "bin/tool").read_bytes()

@@ -27,7 +27,6 @@ from shipway.transfer.ranges import Range, plan
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 _ZEROS = bytes(1 << 20)
-_COMPRESSOR = zstandard.ZstdCompressor(level=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ class ChunkedLayer:
         content = reader.content(chunk, stream.take, f"{self._where}, {path!r}")
         if pack is not None and chunk.digest:
             is_zstd = isinstance(self._contents, TocLocation)
-            pack.add(chunk.digest, reader.data if is_zstd else _COMPRESSOR.compress(content))
+            pack.add(chunk.digest, reader.data if is_zstd else zstandard.ZstdCompressor(level=1).compress(content))
         return content
 
     def _check(self, digest: str, entry: Entry) -> None:

@@ -117,7 +117,7 @@ class PlainLayer:
             blob = _Checked(pieces, self.descriptor, self._where, progress)
             seen: list[Entry] = []
             records: dict[str, str] = {}
-            reader = LayerReader(iter(blob), self.descriptor, self._where, index=self.known is None)
+            reader = LayerReader(blob, self.descriptor, self._where, index=self.known is None)
             builder = reader.index
             has_enough = False
             try:

@@ -138,7 +138,7 @@ class RemoteTree:
                     entries = list(pool.map(_list_layer, self._layers))
                 if self._settle():
                     entries = [layer.entries() for layer in self._layers]
-                self._view = _View(self._layers, entries, {}, self._staging, self._kept)
+                self._view = _View(list(self._layers), entries, {}, self._staging, self._kept)
             return self._view
 
     def _settle(self) -> bool:
@@ -157,14 +157,15 @@ class RemoteTree:
         """Return a view that has all that `search` is for, and captures that live as long as `stack`."""
         with self._lock:
             self._settle()
-        if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in self._layers):
+            layers = list(self._layers)  # others may settle for indexes meanwhile
+        if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in layers):
             return self._whole()
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
-            list(pool.map(_list_layer, (layer for layer in self._layers if isinstance(layer, ChunkedLayer))))
-        found: list[Sequence[Entry]] = [()] * len(self._layers)
+            list(pool.map(_list_layer, (layer for layer in layers if isinstance(layer, ChunkedLayer))))
+        found: list[Sequence[Entry]] = [()] * len(layers)
         captures: dict[int, Capture] = {}
-        for number in reversed(range(len(self._layers))):
-            layer = self._layers[number]
+        for number in reversed(range(len(layers))):
+            layer = layers[number]
             if isinstance(layer, ChunkedLayer) or layer.known is not None:
                 found[number] = layer.entries()
                 enough = search.look_at_layer(found[number])
@@ -175,7 +176,7 @@ class RemoteTree:
                 search.leave_layer(found[number])
             if enough:
                 break
-        return _View(list(self._layers), found, captures, self._staging, self._kept)
+        return _View(layers, found, captures, self._staging, self._kept)
 
 
 class _View:
