@@ -28,6 +28,7 @@ from shipway.refs import PruneDecision, RecordType, UsageRecord, Verdict
 GRACE_SECONDS = 3600.0
 """How long a blob may wait for the manifest that will refer to it."""
 
+_COPIED = [field.name for field in fields(UsageRecord)]
 _BATCH = 100
 """Blobs that are dropped in one transaction: others wait for it."""
 
@@ -263,7 +264,7 @@ def _drop(store: Store, blobs: Sequence[Blob]) -> set[str]:
 
 
 def _decision(row: UsageRecord, verdict: Verdict, reason: str, freed: int) -> PruneDecision:
-    values = {field.name: getattr(row, field.name) for field in fields(UsageRecord)}
+    values = {name: getattr(row, name) for name in _COPIED}
     return PruneDecision(**values, verdict=verdict, reason=reason, freed=freed)
 
 
