@@ -258,8 +258,10 @@ def _drop(store: Store, blobs: Sequence[Blob]) -> set[str]:
         in_use = store.records.in_use()
         for blob in blobs:
             if store.tags.let_go_of_blob(blob.digest, in_use):
-                store.blobs.forget(blob.digest)
+                store.blobs.forget_row(blob.digest)
                 dropped.add(blob.digest)
+    for digest in dropped:
+        store.blobs.remove_file(digest)
     return dropped
 
 
