@@ -117,8 +117,10 @@ def test_a_clock_that_jumps_by_years_harms_nothing(tmp_path: Path, driver: str) 
 def test_hundreds_of_faults(tmp_path: Path, driver: str, processes: int) -> None:
     with with_failing_calls(tmp_path, driver) as place:
         for name, rate in (("EIO", 20), ("EIO", 100), ("ENOSPC", 50)):
-            work(place, 2, seed=rate, processes=processes, failing=(name, rate), repair=False, steps=20)
-        work(place, 1, seed=1, processes=processes, limits={"RLIMIT_NOFILE": 16}, steps=20)
-        work(place, 1, seed=2, processes=processes, clock=True, steps=20)
+            work(
+                place, 2, seed=rate, processes=processes, failing=(name, rate), repair=False, steps=40 // processes + 1
+            )
+        work(place, 1, seed=1, processes=processes, limits={"RLIMIT_NOFILE": 16}, steps=40 // processes + 1)
+        work(place, 1, seed=2, processes=processes, clock=True, steps=40 // processes + 1)
         print(f"{place.injected} calls failed, {place.errors.total()} errors: {dict(place.errors)}")  # noqa: T201  pytest -rP
         assert place.injected >= 30
