@@ -14,7 +14,7 @@ test: $(STAMP) packages
 
 # What takes minutes: hundreds of crashes, faults injected.
 test-long: $(STAMP) packages
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -rP
 
 check: $(STAMP)
 	$(BIN)/ruff check .

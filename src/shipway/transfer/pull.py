@@ -237,7 +237,7 @@ def _fetched(one: _Pull, remote: BlobSource) -> Record:
             try:
                 record = _fetch_into(one, remote, ingest, came)
             except Corrupt:
-                whole = ingest.size() >= one.descriptor.size
+                whole = not ingest.kept and ingest.size() >= one.descriptor.size
                 if isinstance(ingest, Partial) and whole:  # else it broke off, and what came may be right
                     ingest.begin_again()
                 if not (resumed and whole):
