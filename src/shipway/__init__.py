@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
     from shipway.config import Config, PrunePolicy
     from shipway.errors import (
+        Conflict,
         Corrupt,
         DigestMismatch,
         Invalid,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         UnknownMediaType,
         UnsafeEntry,
     )
-    from shipway.progress import Progress, ProgressCallback
+    from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
         Answer,
         Asked,
@@ -65,6 +66,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "Config",
+    "Conflict",
     "Corrupt",
     "DigestMismatch",
     "Explanation",
@@ -85,6 +87,7 @@ __all__ = [
     "MutableRef",
     "NoSpace",
     "NotFound",
+    "Overall",
     "Progress",
     "ProgressCallback",
     "PruneDecision",
@@ -98,6 +101,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "Tally",
     "Traffic",
     "Truncated",
     "Unauthorized",

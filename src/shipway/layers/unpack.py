@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
@@ -17,7 +18,8 @@ from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.trees.entry import Buffer, TreeSink
+from shipway.trees.copying import Adding
+from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -75,22 +77,64 @@ def unpack(
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
+class Clones(Protocol):
+    """Files of this machine that have the very contents that pass by in an archive."""
+
+    def may_have(self, entry: Entry) -> bool:
+        """Whether there may be one for a file, before its content has passed."""
+
+    def open(self, entry: Entry) -> int:
+        """Return a descriptor of it, once the content has passed; the caller closes it.
+
+        `Corrupt` if it turned out to be another.
+        """
+
+
 def unpack_archive(
-    pieces: Iterator[Buffer], diff_id: str, sink: TreeSink, *, limit: int | None = None, where: str = ""
+    pieces: Iterator[Buffer],
+    diff_id: str,
+    sink: TreeSink,
+    *,
+    clones: Clones | None = None,
+    limit: int | None = None,
+    where: str = "",
 ) -> Unpacked:
     """Feed the entries of the archive that `pieces` are, not compressed, to `sink`.
 
-    When it returns, it had the digest `diff_id`; before that nothing of `sink` is to be trusted. See `unpack`.
+    Contents are taken from `clones` where it has them. When it returns, the archive had the digest
+    `diff_id`; before that nothing of `sink` is to be trusted. See `unpack`.
     """
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
     with _Inflating(source, limit, where) as inflating:
-        entries = _feed(inflating.buffers(), sink, where)
+        into = sink if clones is None else _Cloning(sink, clones)
+        entries = _feed(inflating.buffers(), into, where)
         inflating.stop()
     oci.check_match(inflating.digest, diff_id, f"{where} put together")
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
-def _feed(buffers: Iterator[Filled], sink: TreeSink, where: str) -> int:
+class _Cloning:
+    """Hands entries on to a sink, with open files in the place of contents that passed by."""
+
+    def __init__(self, sink: TreeSink, clones: Clones) -> None:
+        self._sink = sink
+        self._clones = clones
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        if not self._clones.may_have(entry):
+            self._sink.add(entry, content)
+            return
+        if isinstance(content, Iterator):
+            for _ in content:
+                pass
+        fd = self._clones.open(entry)
+        try:
+            self._sink.add(entry, OpenFile(fd))
+        finally:
+            os.close(fd)
+
+
+def _feed(buffers: Iterator[Filled], sink: Adding, where: str) -> int:
     entries = 0
     add = sink.add
     for entry, content in TarReader(Blocks(buffers), where):
