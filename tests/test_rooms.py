@@ -32,6 +32,7 @@ ROOMS = [
     {"references"},
     {"oci"},
     {"refs"},
+    {"explanations"},
     {"progress"},
     {"quantities"},
     {"errors"},

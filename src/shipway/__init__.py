@@ -28,25 +28,21 @@ if TYPE_CHECKING:
         UnknownMediaType,
         UnsafeEntry,
     )
+    from shipway.explanations import Answer, Asked, Explanation, LayerPulled, Pulled, Way
     from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
-        Answer,
-        Asked,
         CachePolicy,
-        Explanation,
         Extractable,
         Extracted,
         FileStat,
         Finding,
         ImmutableRef,
-        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
-        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -54,7 +50,6 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
-        Way,
     )
     from shipway.settings import RegistrySettings
 
@@ -114,7 +109,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "settings", "config", "cache")
+_MODULES = ("errors", "progress", "refs", "explanations", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

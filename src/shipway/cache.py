@@ -18,6 +18,7 @@ from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
 from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
 from shipway.explaining import explain_key, explain_ref
+from shipway.explanations import Explanation
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.local import pruning, usage
@@ -31,7 +32,6 @@ from shipway.progress import ProgressCallback
 from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
-    Explanation,
     Finding,
     LocalImmutableRef,
     MutableRef,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from shipway.errors import NotFound, ShipwayError
+from shipway.explanations import Answer, Asked, Explanation, Pulled
 from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import key_tag
 from shipway.references import Reference
-from shipway.refs import Answer, Asked, Explanation, Pulled
 from shipway.remote_handles import RemoteHandle
 
 HERE = "this store"

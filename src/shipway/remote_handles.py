@@ -11,13 +11,14 @@ from typing import Self
 
 from shipway.boundary import typed_errors
 from shipway.errors import Invalid
+from shipway.explanations import Pulled, Way
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
-from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
+from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_target
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.publishing import publish_indexes, take_indexes

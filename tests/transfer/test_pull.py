@@ -16,13 +16,13 @@ from support.trees import describe, make_varied_tree
 
 from shipway import Cache, Progress, oci
 from shipway.errors import DigestMismatch
+from shipway.explanations import LayerPulled, Way
 from shipway.layers import chunked
 from shipway.layers.compression import Compression
 from shipway.layers.toc import toc_location
 from shipway.local.rows import Record
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
-from shipway.refs import LayerPulled, Way
 from shipway.transfer import fetch
 from shipway.transfer.pull import pull
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from shipway.cli.text import iso
 from shipway.errors import ShipwayError
-from shipway.refs import Explanation, FileStat, PruneDecision, UsageRecord
+from shipway.explanations import Explanation
+from shipway.refs import FileStat, PruneDecision, UsageRecord
 
 Document = dict[str, Any]
 

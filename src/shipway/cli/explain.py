@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shipway.cli import documents, naming, text
 from shipway.cli.session import InSession
 from shipway.errors import Invalid, NotFound
-from shipway.refs import Explanation, LayerPulled, Pulled
+from shipway.explanations import Explanation, LayerPulled, Pulled
 
 if TYPE_CHECKING:
     from shipway.cache import Cache

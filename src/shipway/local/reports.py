@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from shipway.explanations import Pulled
 from shipway.local.database import Database
-from shipway.refs import Pulled
 
 
 class Reports:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, ShipwayError, Unavailable
+from shipway.explanations import LayerPulled, Way
 from shipway.layers.unpack import unpack, unpack_archive
 from shipway.local.blobs import Ingest
 from shipway.local.contents import learn
@@ -28,7 +29,6 @@ from shipway.local.rows import NewRecord, Record
 from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.refs import LayerPulled, Way
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.assemble import Assembly, plan_assembly
 from shipway.transfer.fetch import arriving, fetch, open_ingest
