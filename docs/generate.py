@@ -28,7 +28,7 @@ Everything below is in the package `shipway`. Other modules may change without n
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "The cache": ("Cache", "KeyRecord", "UsageRecord", "PruneDecision", "Verdict", "Finding"),
+    "The cache": ("Cache", "Limits", "KeyRecord", "UsageRecord", "PruneDecision", "Verdict", "Finding"),
     "Refs": (
         "Ref",
         "ImmutableRef",

@@ -26,7 +26,7 @@ ROOMS = [
     {"oci"},
     {"refs"},
     {"progress"},
-    {"quantities"},
+    {"quantities", "limits"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

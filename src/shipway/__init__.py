@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         RepositoryNotFound,
         ShipwayError,
         SizeMismatch,
+        TooLarge,
         Truncated,
         Unauthorized,
         Unavailable,
         UnknownMediaType,
         UnsafeEntry,
     )
+    from shipway.limits import Limits
     from shipway.progress import Progress, ProgressCallback
     from shipway.refs import (
         CachePolicy,
@@ -60,6 +62,7 @@ __all__ = [
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "Limits",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
@@ -78,6 +81,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "TooLarge",
     "Traffic",
     "Truncated",
     "Unauthorized",
@@ -89,7 +93,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "cache")
+_MODULES = ("errors", "limits", "progress", "refs", "cache")
 
 
 def __getattr__(name: str) -> object:

@@ -16,6 +16,7 @@ from shipway.cachemounts import CacheMounts, Sharing
 from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
+from shipway.limits import Limits
 from shipway.local import pruning, usage
 from shipway.local.combining import diff, merge
 from shipway.local.keeping import PruneOptions
@@ -71,6 +72,7 @@ class Cache:
         driver: str = "auto",
         remotes: Iterable[str] = (),
         repair: bool = True,
+        limits: Limits | None = None,
     ) -> Self:
         """Open the store at `root`, making it if there is none.
 
@@ -79,6 +81,7 @@ class Cache:
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
+            limits: what a layer that is pulled, extracted from or pushed here may claim; by default `Limits()`.
 
         Raises:
             Invalid: a reference or driver that makes no sense.
@@ -86,7 +89,8 @@ class Cache:
             Corrupt: what is there is not a store, or of a newer format.
         """
         references = [Reference.parse(remote) for remote in remotes]
-        return cls(Store(Path(root) if root is not None else default_root(), driver, repair=repair), references)
+        path = Path(root) if root is not None else default_root()
+        return cls(Store(path, driver, repair=repair, limits=limits), references)
 
     @property
     def root(self) -> Path:

@@ -121,7 +121,7 @@ class RemoteHandle:
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
-            self._tree = RemoteTree(self._blobs, self._descriptors, self._store.root / "ingest")
+            self._tree = RemoteTree(self._blobs, self._descriptors, self._store.root / "ingest", self._store.limits)
         return self._tree
 
     def extract(

@@ -18,7 +18,9 @@ import zstandard
 from shipway import oci
 from shipway.errors import Corrupt, UnsafeEntry
 from shipway.layers import chunked
+from shipway.layers.bounds import Bounds
 from shipway.layers.chunked import Record, Table
+from shipway.layers.numbers import check_device, check_owner
 from shipway.layers.pax import xattr_name
 from shipway.layers.tar import MAX_NAME
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
@@ -68,11 +70,11 @@ def toc_location(descriptor: Descriptor) -> TocLocation | None:
     return TocLocation(offset, length, uncompressed, digest)
 
 
-def parse_toc(data: bytes, location: TocLocation, where: str = "") -> list[Entry]:
+def parse_toc(data: bytes, location: TocLocation, where: str = "", bounds: Bounds | None = None) -> list[Entry]:
     """Return the entries, with their chunks, of the table of contents that `data` is, compressed.
 
     Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that
-    was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be.
+    was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be, `TooLarge` if it passes `bounds`.
     """
     oci.verify(data, location.digest, location.length, where)
     plain = _inflate(data, location.uncompressed, where)
@@ -99,6 +101,9 @@ def parse_toc(data: bytes, location: TocLocation, where: str = "") -> list[Entry
         if key in seen:
             raise Corrupt("twice in the table of contents", where=named)
         seen.add(key)
+        if bounds is not None:
+            bounds.count(entry)
+            bounds.count_data(sum(chunk.size for chunk in entry.chunks if not chunk.zeros))
         entries.append(entry)
     return entries
 
@@ -156,6 +161,7 @@ def _entry(record: Record, path: str, where: str) -> Entry:
         raise UnsafeEntry(f"a {kind} in the place of the root", where=where)
     if len(path) > MAX_NAME or (record.size and kind != "reg"):
         raise Corrupt(f"a {kind} of {record.size} bytes under a name of {len(path)}", where=where)
+    check_owner(record.uid, record.gid, where)
     return Entry(
         path=path,
         kind=kind,
@@ -165,7 +171,7 @@ def _entry(record: Record, path: str, where: str) -> Entry:
         size=record.size,
         mtime_ns=_time_ns(record.modtime, where) if record.modtime else 0,
         link=_link(record, kind, where) if kind in ("symlink", "hardlink") else "",
-        dev=(record.dev_major, record.dev_minor) if kind in ("char", "block") else (0, 0),
+        dev=check_device(record.dev_major, record.dev_minor, where) if kind in ("char", "block") else (0, 0),
         xattrs=_xattrs(record, where) if record.xattrs or record.xattrs_raw else {},
         digest=_digest(record.digest, where) if record.size else "",
     )

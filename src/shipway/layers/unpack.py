@@ -12,9 +12,11 @@ from typing import BinaryIO, Self
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
+from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.compression import ByteSource, compression_of, decompressed
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
+from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.trees.entry import Buffer, TreeSink
@@ -39,7 +41,7 @@ def unpack(
     sink: TreeSink,
     *,
     keep: BinaryIO | None = None,
-    limit: int | None = None,
+    limits: Limits | None = None,
     where: str = "",
     progress: ProgressCallback | None = None,
 ) -> Unpacked:
@@ -47,19 +49,21 @@ def unpack(
 
     When it returns, the blob had the descriptor's digest and size and unpacked
     to `diff_id` (if one is given); before that nothing of `sink` or `keep`
-    is to be trusted, so the caller finishes them only now. `limit` bounds the
-    unpacked size in bytes. `pieces` is consumed in a thread of its own.
+    is to be trusted, so the caller finishes them only now. `pieces` is consumed in a thread of its own.
 
     Raises `UnknownMediaType`; `Truncated`, `SizeMismatch` or `DigestMismatch`
     if these are not the right bytes; and only if they are, `Corrupt` or
-    `UnsafeEntry`, naming the entry, for what is wrong with the layer itself.
+    `UnsafeEntry`, naming the entry, for what is wrong with the layer itself, or `TooLarge` if it passes `limits`.
     """
     where = where or descriptor.digest
     blob = _Blob(pieces, descriptor, keep, where)
-    source = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    with _Inflating(source, limit, where) as inflating:
+    source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
+    bounds = Bounds(limits, descriptor.size, where) if limits is not None else None
+    if bounds is not None:
+        source = BoundedSource(source, bounds)
+    with _Inflating(source) as inflating:
         try:
-            entries = _feed(inflating, sink, blob, progress, where)
+            entries = _feed(inflating, sink, blob, bounds, progress)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -74,13 +78,17 @@ def unpack(
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
-def _feed(inflating: _Inflating, sink: TreeSink, blob: _Blob, progress: ProgressCallback | None, where: str) -> int:
+def _feed(
+    inflating: _Inflating, sink: TreeSink, blob: _Blob, bounds: Bounds | None, progress: ProgressCallback | None
+) -> int:
     entries = 0
     buffers = inflating.buffers()
     if progress is not None:
         buffers = _reporting(buffers, blob, progress)
     add = sink.add
-    for entry, content in TarReader(Blocks(buffers), where):
+    for entry, content in TarReader(Blocks(buffers), blob.where):
+        if bounds is not None:
+            bounds.count(entry)
         add(entry, content)
         entries += 1
     for _ in buffers:
@@ -105,17 +113,17 @@ class _Blob:
         self._pieces = iter(pieces)
         self._hash = hashlib.sha256()
         self._keep = keep
-        self._where = where
+        self.where = where
 
     def __iter__(self) -> Iterator[Buffer]:
         promised = self.descriptor.size
         for piece in self._pieces:
             self.size += len(piece)
             if self.size > promised:
-                raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self._where)
+                raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self.where)
             self._hash.update(piece)
             if self._keep is not None:
-                write_all(self._keep, piece, self._where)
+                write_all(self._keep, piece, self.where)
             yield piece
 
     def drain(self) -> None:
@@ -125,18 +133,16 @@ class _Blob:
 
     def check(self) -> None:
         """Raise `Truncated` or `DigestMismatch` unless the blob, all read, is what it should be."""
-        oci.check_size(self.size, self.descriptor.size, self._where)
-        oci.check_match("sha256:" + self._hash.hexdigest(), self.descriptor.digest, self._where)
+        oci.check_size(self.size, self.descriptor.size, self.where)
+        oci.check_match("sha256:" + self._hash.hexdigest(), self.descriptor.digest, self.where)
 
 
 class _Inflating:
     """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader."""
 
-    def __init__(self, source: ByteSource, limit: int | None, where: str) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self.size = 0
         self._source = source
-        self._limit = limit
-        self._where = where
         self._hash = hashlib.sha256()
         self._stopped = False
         self._inflater = ThreadPoolExecutor(1, "inflate")
@@ -180,6 +186,4 @@ class _Inflating:
             return 0
         size = self._source.readinto(memoryview(buffer))
         self.size += size
-        if self._limit is not None and self.size > self._limit:
-            raise Corrupt(f"unpacks to more than the {self._limit} bytes allowed", where=self._where)
         return size

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.limits import Limits
 from shipway.local import layering
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
@@ -43,13 +44,15 @@ PIECE = 1 << 20
 class Store:
     """The rooms of one root directory, and what needs several of them at once."""
 
-    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True) -> None:
+    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True, limits: Limits | None = None) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
         `Unavailable` if the directory cannot be used. Without `repair` what the dead left stays as it is.
+        `limits` are what layers that come from outside are held to.
         """
         self.root = root
+        self.limits = limits or Limits()
         self.repaired = repair
         self.closed = False
         with disk_errors(root):

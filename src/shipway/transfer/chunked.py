@@ -10,7 +10,9 @@ from typing import Self
 
 from shipway import oci
 from shipway.errors import Truncated
+from shipway.layers.bounds import Bounds
 from shipway.layers.toc import TocLocation, decode_chunk, parse_toc
+from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job
@@ -39,8 +41,9 @@ class _File:
 class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
-    def __init__(self, remote: BlobSource, descriptor: Descriptor, location: TocLocation) -> None:
+    def __init__(self, remote: BlobSource, descriptor: Descriptor, location: TocLocation, limits: Limits) -> None:
         """Read from `remote`; nothing is fetched yet."""
+        self._limits = limits
         self._remote = remote
         self._descriptor = descriptor
         self._location = location
@@ -61,7 +64,8 @@ class ChunkedLayer:
             location = self._location
             with self._remote.read_blob(self._descriptor, location.offset, location.length) as pieces:
                 data = b"".join(pieces)
-            self._entries = parse_toc(data, location, self._where)
+            bounds = Bounds(self._limits, self._descriptor.size, self._where)
+            self._entries = parse_toc(data, location, self._where, bounds)
         return self._entries
 
     def jobs(self, entries: Iterable[Entry]) -> list[Job[Piece]]:

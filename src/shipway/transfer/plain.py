@@ -21,7 +21,9 @@ from msgspec.structs import replace
 
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, SizeMismatch
+from shipway.layers.bounds import Bounds
 from shipway.layers.read import read_layer
+from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource
@@ -33,40 +35,41 @@ from shipway.trees.writer import typed
 
 _ZEROS = bytes(1 << 20)
 _HOLE = -1
+Segments = list[tuple[int, int]]
+"""Where a content is: places and lengths in the spool, or a hole's length."""
 
 
 @dataclass(slots=True)
 class Capture:
-    """Contents of files of one layer, by their paths in it, in an open file."""
+    """Contents of files of one layer, by their digests, in an open file."""
 
     spool: IO[bytes]
-    _segments: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """Where each content is: places and lengths in the spool, or a hole's length."""
+    _segments: dict[str, Segments] = field(default_factory=dict)
     _end: int = 0
 
-    def __contains__(self, path: str) -> bool:
-        return path in self._segments
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._segments
 
-    def add(self, path: str, pieces: Iterable[Buffer | int]) -> Iterator[Buffer | int]:
-        """Take a content while it passes through."""
-        segments: list[tuple[int, int]] = []
-        for piece in pieces:
-            if isinstance(piece, int):
-                segments.append((_HOLE, piece))
-            else:
-                try:
-                    self.spool.write(piece)
-                except OSError as error:
-                    raise typed(error, path) from error
-                segments.append((self._end, len(piece)))
-                self._end += len(piece)
-            yield piece
-        self._segments[path] = segments
+    def take(self, path: str, piece: Buffer | int) -> tuple[int, int]:
+        """Write a piece of a content down while it passes by, and return where it is; `path` is for errors."""
+        if isinstance(piece, int):
+            return _HOLE, piece
+        try:
+            self.spool.write(piece)
+        except OSError as error:
+            raise typed(error, path) from error
+        start = self._end
+        self._end += len(piece)
+        return start, len(piece)
 
-    def pieces(self, path: str, entry: Entry) -> Generator[Piece, None, None]:
-        """Yield the content of `path` as that of `entry`."""
+    def keep(self, digest: str, segments: Segments) -> None:
+        """Remember where a content is whose pieces have all been taken."""
+        self._segments[digest] = segments
+
+    def pieces(self, entry: Entry) -> Generator[Piece, None, None]:
+        """Yield the content of `entry`."""
         self.spool.flush()
-        spool, segments = self.spool.fileno(), self._segments[path]
+        spool, segments = self.spool.fileno(), self._segments[entry.digest]
         if entry.size <= WHOLE and all(start != _HOLE for start, _ in segments):
             data = b"".join(os.pread(spool, size, start) for start, size in segments)
             yield Piece(entry, data, last=True)
@@ -78,7 +81,7 @@ class Capture:
 class PlainLayer:
     """A layer of a remote image that has no table of contents. Thread-safe."""
 
-    def __init__(self, remote: BlobSource, descriptor: Descriptor) -> None:
+    def __init__(self, remote: BlobSource, descriptor: Descriptor, limits: Limits) -> None:
         """Read from `remote`; nothing is fetched yet."""
         self.descriptor = descriptor
         self.known: Sequence[Entry] | None = None
@@ -88,6 +91,7 @@ class PlainLayer:
         self.records: Mapping[str, str] = {}
         """Digests of the records of files, by path, once it was read to its end with them."""
         self._remote = remote
+        self._limits = limits
         self._where = f"{remote.name}@{descriptor.digest}"
 
     def entries(self) -> Sequence[Entry]:
@@ -109,10 +113,11 @@ class PlainLayer:
         """
         with self._remote.read_blob(self.descriptor) as pieces:
             blob = _checked(pieces, self.descriptor, self._where, progress)
+            bounds = Bounds(self._limits, self.descriptor.size, self._where)
             seen: list[Entry] = []
             records: dict[str, str] = {}
             try:
-                for entry, content in read_layer(blob, self.descriptor.media_type, self._where):
+                for entry, content in read_layer(blob, self.descriptor.media_type, self._where, bounds):
                     if entry.is_file and entry.size:
                         keep = capture if wanted(entry.path) else None
                         record = hashlib.sha256(header(entry)) if self.with_records else None
@@ -140,9 +145,8 @@ class PlainLayer:
         """
         jobs: list[Job[Piece]] = []
         if captured is not None:
-            held = [(path, entry) for path, entry in files if path in captured]
-            jobs.append(partial(_deliver, captured, held))
-            files = [(path, entry) for path, entry in files if path not in captured]
+            jobs.append(partial(_deliver, captured, [entry for _, entry in files if entry.digest in captured]))
+            files = [(path, entry) for path, entry in files if entry.digest not in captured]
         if files:
             jobs.append(partial(self._read_again, files, make_spool))
         return jobs
@@ -150,41 +154,63 @@ class PlainLayer:
     def _read_again(
         self, files: Sequence[tuple[str, Entry]], make_spool: Callable[[], IO[bytes]]
     ) -> Generator[Piece, None, None]:
-        missing = {path for path, _ in files}
-        expected = {entry.path: entry.digest for entry in self.entries() if entry.path in missing}
+        missing = {entry.digest: path for path, entry in files}
+        # Of a path that comes twice both contents are known: the first may be that of a hard link to it.
+        expected: dict[str, list[str]] = {path: [] for path in missing.values()}
+        for entry in self.entries():
+            if entry.path in expected:
+                expected[entry.path].append(entry.digest)
 
         def check(entry: Entry) -> bool:
-            if entry.path in missing:
-                oci.check_match(entry.digest, expected[entry.path], f"{self._where}, {entry.path!r}")
-                missing.discard(entry.path)
+            known = expected.get(entry.path)
+            if known is not None and entry.digest not in known:
+                oci.check_match(entry.digest, known[0], f"{self._where}, {entry.path!r}")
+            missing.pop(entry.digest, None)
             return not missing
 
         with make_spool() as spool:
             capture = Capture(spool)
             self.scan(capture, wanted=expected.__contains__, enough=check)
             if missing:
-                raise NotFound(f"no file {min(missing)!r} in the layer", where=self._where)
-            yield from _deliver(capture, files)
+                raise NotFound(f"no file {min(missing.values())!r} in the layer", where=self._where)
+            yield from _deliver(capture, [entry for _, entry in files])
 
 
-def _deliver(capture: Capture, files: Iterable[tuple[str, Entry]]) -> Generator[Piece, None, None]:
-    for path, entry in files:
-        yield from capture.pieces(path, entry)
+def _deliver(capture: Capture, entries: Iterable[Entry]) -> Generator[Piece, None, None]:
+    for entry in entries:
+        yield from capture.pieces(entry)
 
 
 def _digest(path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None) -> str:
-    """Return the digest of a content, which is captured on the way, and taken into a record, if that is wanted."""
+    """Return what tells a content from others: its sha256 if it has no holes.
+
+    It is captured on the way, and taken into a record, if that is wanted.
+    """
     assert not isinstance(content, OpenFile)
     pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
-    if capture is not None:
-        pieces = capture.add(path, pieces)
-    digest = hashlib.sha256()
+    segments: Segments = []
+    digest, layout = hashlib.sha256(), hashlib.sha256()
+    position = holes = 0
     for piece in pieces:
-        for data in _zeros(piece) if isinstance(piece, int) else (piece,):
-            digest.update(data)
-            if record is not None:
+        if capture is not None:
+            segments.append(capture.take(path, piece))
+        if isinstance(piece, int):
+            layout.update(b"%d+%d " % (position, piece))
+            holes += piece
+        else:
+            digest.update(piece)
+        if record is not None:
+            for data in _zeros(piece) if isinstance(piece, int) else (piece,):
                 record.update(data)
-    return f"sha256:{digest.hexdigest()}"
+        position += piece if isinstance(piece, int) else len(piece)
+    found = f"sha256:{digest.hexdigest()}"
+    if holes:
+        # An archive may claim holes of any size: they are told apart by where they are, not by hashing zeros.
+        layout.update(digest.digest())
+        found = f"holes:{layout.hexdigest()}"
+    if capture is not None:
+        capture.keep(found, segments)
+    return found
 
 
 def _zeros(count: int) -> Iterator[bytes]:

@@ -162,7 +162,15 @@ def _unpack(
             return store.snapshot_chain(one.below.wait()) if one.below is not None else []
 
         with store.driver.writer([key], below=chain_below if one.below is not None else None) as sink:
-            unpack(pieces, one.descriptor, one.diff_id, sink, keep=keep, where=one.descriptor.digest)
+            unpack(
+                pieces,
+                one.descriptor,
+                one.diff_id,
+                sink,
+                keep=keep,
+                limits=store.limits,
+                where=one.descriptor.digest,
+            )
             below = one.below.wait() if one.below is not None else None
             sink.finish()
         if ingest is not None:

@@ -17,6 +17,7 @@ from typing import IO
 
 from shipway.layers.compression import compression_of
 from shipway.layers.toc import toc_location
+from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
@@ -37,15 +38,22 @@ class RemoteTree:
     """The tree that `layers`, base first, of a remote show; implements `Tree`. Thread-safe.
 
     `staging` is a directory for contents on their way (files without a name, gone with the process);
-    by default the system's. Every method may raise what the remote raises, and `Corrupt` and its
-    kinds for what is not what its digest, size or format promised.
+    by default the system's. Every layer is held to `limits`. Every method may raise what the remote raises, and
+    `Corrupt` and its kinds for what is not what its digest, size or format promised.
     """
 
-    def __init__(self, remote: BlobSource, layers: Sequence[Descriptor], staging: Path | None = None) -> None:
+    def __init__(
+        self,
+        remote: BlobSource,
+        layers: Sequence[Descriptor],
+        staging: Path | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
         self._remote = remote
         self._staging = staging
-        self._layers = [_open_layer(remote, descriptor) for descriptor in layers]
+        limits = limits or Limits()
+        self._layers = [_open_layer(remote, descriptor, limits) for descriptor in layers]
         self._lock = threading.Lock()
         self._view: _View | None = None
 
@@ -205,10 +213,12 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(remote: BlobSource, descriptor: Descriptor) -> Layer:
+def _open_layer(remote: BlobSource, descriptor: Descriptor, limits: Limits) -> Layer:
     compression_of(descriptor.media_type, f"{remote.name}@{descriptor.digest}")
     location = toc_location(descriptor)
-    return PlainLayer(remote, descriptor) if location is None else ChunkedLayer(remote, descriptor, location)
+    if location is None:
+        return PlainLayer(remote, descriptor, limits)
+    return ChunkedLayer(remote, descriptor, location, limits)
 
 
 def _list_layer(layer: Layer) -> Sequence[Entry]:
