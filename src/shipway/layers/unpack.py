@@ -11,11 +11,13 @@ from typing import BinaryIO, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
+from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.compression import ByteSource, compression_of, decompressed
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
+from shipway.layers.toc import parse_toc, toc_location
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -23,6 +25,8 @@ from shipway.trees.entry import Buffer, TreeSink
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
+KEPT = 2
+"""How many of them may still be hashed after they were parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +58,20 @@ def unpack(
     Raises `UnknownMediaType`; `Truncated`, `SizeMismatch` or `DigestMismatch`
     if these are not the right bytes; and only if they are, `Corrupt` or
     `UnsafeEntry`, naming the entry, for what is wrong with the layer itself, or `TooLarge` if it passes `limits`.
+    A table of contents that says other things than the archive is `Corrupt` too.
     """
     where = where or descriptor.digest
-    blob = _Blob(pieces, descriptor, keep, where)
+    location = toc_location(descriptor)
+    window = Window(location) if location is not None else None
+    witness = Witness(sink) if location is not None else None
+    blob = _Blob(pieces, descriptor, keep, window, where)
     source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
     bounds = Bounds(limits, descriptor.size, where) if limits is not None else None
     if bounds is not None:
         source = BoundedSource(source, bounds)
-    with _Inflating(source) as inflating:
+    with _Inflating(source, witness) as inflating:
         try:
-            entries = _feed(inflating, sink, blob, bounds, progress)
+            entries = _feed(inflating, witness or sink, blob, bounds, progress)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -75,6 +83,9 @@ def unpack(
     blob.check()
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
+    if location is not None and window is not None and witness is not None:
+        bounds = Bounds(limits, descriptor.size, where) if limits is not None else None
+        witness.check(parse_toc(bytes(window.data), location, where, bounds), where)
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
@@ -107,12 +118,20 @@ def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallbac
 class _Blob:
     """Hashes a blob's pieces, and keeps them, as they pass by."""
 
-    def __init__(self, pieces: Iterator[Buffer], descriptor: Descriptor, keep: BinaryIO | None, where: str) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[Buffer],
+        descriptor: Descriptor,
+        keep: BinaryIO | None,
+        window: Window | None,
+        where: str,
+    ) -> None:
         self.descriptor = descriptor
         self.size = 0
         self._pieces = iter(pieces)
         self._hash = hashlib.sha256()
         self._keep = keep
+        self._window = window
         self.where = where
 
     def __iter__(self) -> Iterator[Buffer]:
@@ -122,6 +141,8 @@ class _Blob:
             if self.size > promised:
                 raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self.where)
             self._hash.update(piece)
+            if self._window is not None:
+                self._window.pass_by(self.size - len(piece), piece)
             if self._keep is not None:
                 write_all(self._keep, piece, self.where)
             yield piece
@@ -138,11 +159,15 @@ class _Blob:
 
 
 class _Inflating:
-    """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader."""
+    """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader.
 
-    def __init__(self, source: ByteSource) -> None:
+    The second thread also does the work of a witness.
+    """
+
+    def __init__(self, source: ByteSource, witness: Witness | None) -> None:
         self.size = 0
         self._source = source
+        self._witness = witness
         self._hash = hashlib.sha256()
         self._stopped = False
         self._inflater = ThreadPoolExecutor(1, "inflate")
@@ -168,6 +193,7 @@ class _Inflating:
     def buffers(self) -> Iterator[Filled]:
         """Yield filled buffers in order; each is used again once the next but one is asked for."""
         filling: deque[tuple[bytearray, Future[int]]] = deque()
+        used: deque[tuple[bytearray, Future[None]]] = deque()
         for _ in range(BUFFERS):
             buffer = bytearray(BUFFER_SIZE)
             filling.append((buffer, self._inflater.submit(self._fill, buffer)))
@@ -178,8 +204,15 @@ class _Inflating:
                 break
             hashed = self._hasher.submit(self._hash.update, memoryview(buffer)[:size])
             yield buffer, size
+            if self._witness is not None:
+                hashed = self._hasher.submit(self._witness.work, self._witness.noted())
+            used.append((buffer, hashed))
+            if len(used) == KEPT:
+                buffer, hashed = used.popleft()
+                hashed.result()
+                filling.append((buffer, self._inflater.submit(self._fill, buffer)))
+        for _, hashed in used:
             hashed.result()
-            filling.append((buffer, self._inflater.submit(self._fill, buffer)))
 
     def _fill(self, buffer: bytearray) -> int:
         if self._stopped:
