@@ -26,6 +26,17 @@ class Outcome:
     tree: Shown | None = None
     error: ShipwayError | None = None
 
+    def check(self, wanted: type[ShipwayError] | None, named: str) -> None:
+        """Check that it ended as it should, and that an error is one line which names the layer or the entry."""
+        if wanted is None:
+            assert self.error is None
+            return
+        assert isinstance(self.error, wanted), self
+        line = str(self.error)
+        assert line.isprintable(), line
+        assert len(line) < 1500, line
+        assert self.error.where or named in line, line
+
 
 class Registry:
     """A served directory into which any image can be put."""
