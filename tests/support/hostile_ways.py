@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,9 @@ class World:
     def __init__(self, root: Path, driver: str, **options: Any) -> None:
         self.root = root
         self.cache = Cache.open(root / "store", driver=driver, **options)
+        self._stack = ExitStack()
+        url = self._stack.enter_context(serving(StoreBackend(self.cache)))
+        self._client = self._stack.enter_context(Client(url))
         self._kept = self.cache.new()
         self.canary = root / "canary"
         (self.canary / "below").mkdir(parents=True)
@@ -81,7 +84,8 @@ class World:
         self.kept.finalize()
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store, and the server over it."""
+        self._stack.close()
         self.cache.close()
 
     def outside(self) -> object:
@@ -140,14 +144,13 @@ class World:
     def push(self, image: Packaged) -> Outcome:
         """Push it to a server over the store, and look at what the tag then is."""
         before = self.inside()
-        with serving(StoreBackend(self.cache)) as url, Client(url) as client:
-            answer = send(client, image, "pushed/image")
-            if answer.status != 201:
-                assert self.inside() == before
-                message = answer.json["errors"][0]["message"]
-                kind = {400: Corrupt, 404: Invalid}.get(answer.status, NotFound)
-                return Outcome(error=kind(message))
-            client.ask("DELETE", "/v2/pushed/image/manifests/tag")
+        answer = send(self._client, image, "pushed/image")
+        if answer.status != 201:
+            assert self.inside() == before
+            message = answer.json["errors"][0]["message"]
+            kind = {400: Corrupt, 404: Invalid}.get(answer.status, NotFound)
+            return Outcome(error=kind(message))
+        self._client.ask("DELETE", "/v2/pushed/image/manifests/tag")
         with self.cache.get(self._newest()) as ref, ref.mounted(readonly=True) as path:
             return Outcome(describe(path))
 
