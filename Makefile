@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-long check fast format bench clean packages
+.PHONY: demo test test-long check fast format bench bench-packages clean packages
 
 demo: $(STAMP)
 	$(BIN)/shipway demo
@@ -26,8 +26,13 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 
+# Options in BENCH: make bench BENCH='--quick --json out.json'
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m bench $(BENCH)
+
+# What Shipway is compared with; names of what is missing appear in the report.
+bench-packages:
+	@sh bench/install-packages.sh
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

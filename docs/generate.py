@@ -29,6 +29,7 @@ Everything below is in the package `shipway`. Other modules may change without n
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "The cache": ("Cache", "Limits", "KeyRecord", "UsageRecord", "PruneDecision", "Verdict", "Finding"),
+    "Explanations": ("Explanation", "Asked", "Answer", "Pulled", "LayerPulled", "Way"),
     "Refs": (
         "Ref",
         "ImmutableRef",
@@ -38,7 +39,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Mountable",
         "Extractable",
     ),
-    "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "Extracted", "Pushed", "Traffic"),
+    "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "FileStat", "Extracted", "Pushed", "Traffic"),
+    "Configuration": ("Config", "PrunePolicy", "LimitSettings", "RegistrySettings"),
     "Progress": ("Progress", "ProgressCallback"),
     "Errors": (),
 }
@@ -68,7 +70,9 @@ def _is_error(thing: object) -> bool:
 def _entry(name: str, thing: Any) -> str:
     if not isinstance(thing, type):
         return f"### `{name}`\n\n`{_plain(str(thing))}`\n"
-    bases = [base.__name__ for base in thing.__bases__ if base.__name__ not in ("object", "Protocol", "Generic")]
+    bases = [
+        base.__name__ for base in thing.__bases__ if base.__name__ not in ("object", "Protocol", "Generic", "Table")
+    ]
     heading = f"### `{name}`" + (f" ({', '.join(f'`{base}`' for base in bases)})" if bases else "")
     lines = [heading, "", _prose(thing.__doc__), ""]
     if _is_error(thing):

@@ -1,4 +1,4 @@
-"""What all tests share: the `support` package on the path, and the markers `root` and `long`."""
+"""What all tests share: the `support` package on the path, no configuration, and the markers `root` and `long`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Whoever runs the tests may have a configuration; neither the tests nor the processes they start look at it.
+for name in [name for name in os.environ if name.startswith("SHIPWAY_")]:
+    del os.environ[name]
+os.environ["SHIPWAY_CONFIG"] = os.devnull
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

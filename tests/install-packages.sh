@@ -2,7 +2,8 @@
 # Installs the Debian packages that the tests talk to. Says what is missing when it may not.
 set -eu
 missing=""
-for pair in docker-registry:docker-registry skopeo:skopeo zstd:zstd tar:tar openssl:openssl; do
+for pair in docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman containerd:containerd \
+    ctr-remote:stargz-snapshotter zstd:zstd tar:tar openssl:openssl nginx:nginx-light; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
+    from shipway.config import Config, PrunePolicy
     from shipway.errors import (
         Corrupt,
         DigestMismatch,
         Invalid,
         Locked,
+        Missing,
         NoSpace,
         NotFound,
         RepositoryNotFound,
@@ -29,17 +31,23 @@ if TYPE_CHECKING:
     from shipway.limits import Limits
     from shipway.progress import Progress, ProgressCallback
     from shipway.refs import (
+        Answer,
+        Asked,
         CachePolicy,
+        Explanation,
         Extractable,
         Extracted,
+        FileStat,
         Finding,
         ImmutableRef,
+        LayerPulled,
         LocalImmutableRef,
         Metadata,
         Mount,
         Mountable,
         MutableRef,
         PruneDecision,
+        Pulled,
         Pushed,
         RecordType,
         Ref,
@@ -47,25 +55,35 @@ if TYPE_CHECKING:
         Traffic,
         UsageRecord,
         Verdict,
+        Way,
     )
+    from shipway.settings import LimitSettings, RegistrySettings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Asked",
     "Cache",
     "CachePolicy",
+    "Config",
     "Corrupt",
     "DigestMismatch",
+    "Explanation",
     "Extractable",
     "Extracted",
+    "FileStat",
     "Finding",
     "ImmutableRef",
     "Invalid",
     "KeyRecord",
+    "LayerPulled",
+    "LimitSettings",
     "Limits",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
+    "Missing",
     "Mount",
     "Mountable",
     "MutableRef",
@@ -74,9 +92,12 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "PruneDecision",
+    "PrunePolicy",
+    "Pulled",
     "Pushed",
     "RecordType",
     "Ref",
+    "RegistrySettings",
     "RemoteImmutableRef",
     "RepositoryNotFound",
     "ShipwayError",
@@ -90,10 +111,11 @@ __all__ = [
     "UnsafeEntry",
     "UsageRecord",
     "Verdict",
+    "Way",
     "__version__",
 ]
 
-_MODULES = ("errors", "limits", "progress", "refs", "cache")
+_MODULES = ("errors", "limits", "progress", "refs", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from shipway import mounting
 from shipway.cachemounts import CacheMounts, Sharing
-from shipway.errors import Invalid, NotFound, RepositoryNotFound, Unavailable
+from shipway.config import Config, load
+from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
+from shipway.explaining import explain_key, explain_ref
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
 from shipway.limits import Limits
@@ -23,10 +26,12 @@ from shipway.local.keeping import PruneOptions
 from shipway.local.rows import NewRecord
 from shipway.local.store import Store
 from shipway.local.verify import verify
-from shipway.oci import Reference, key_tag
+from shipway.oci import Platform, key_tag
 from shipway.progress import ProgressCallback
+from shipway.references import Reference
 from shipway.refs import (
     CachePolicy,
+    Explanation,
     Finding,
     LocalImmutableRef,
     MutableRef,
@@ -37,10 +42,13 @@ from shipway.refs import (
     UsageRecord,
 )
 from shipway.remote_handles import RemoteHandle
-from shipway.remotes import open_remote
+from shipway.remotes import Remote, open_remote
+from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.transfer.images import find_image
 from shipway.transfer.sources import RemoteImage, between, merged
+from shipway.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,43 +67,70 @@ class Cache:
     context manager. Refs that are still held when it is closed are let go.
     """
 
-    def __init__(self, store: Store, remotes: Iterable[Reference] = ()) -> None:
+    def __init__(self, store: Store, config: Config) -> None:
         """Use `Cache.open` instead."""
         self._store = store
-        self._remotes = tuple(remotes)
+        self._config = config
+        self._upkeep = Upkeep(store, config.prune)
+        self._remotes = [Reference.parse(remote) for remote in config.remotes]
+        self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
     @classmethod
     def open(
         cls,
         root: str | Path | None = None,
         *,
-        driver: str = "auto",
-        remotes: Iterable[str] = (),
+        driver: str | None = None,
+        remotes: Iterable[str] | None = None,
+        platform: str | None = None,
+        config: Config | str | Path | None = None,
         repair: bool = True,
         limits: Limits | None = None,
     ) -> Self:
         """Open the store at `root`, making it if there is none.
 
+        What is None is as the configuration has it: a `SHIPWAY_*` variable, else the file, else the default.
+
         Args:
-            root: the directory; by default `$SHIPWAY_ROOT`, or `shipway` in the user's data directory.
+            root: the directory; by default `shipway` in the user's data directory.
             driver: `overlay`, `native`, or `auto`, which takes what works here; an existing store keeps its own.
             remotes: references of repositories where `lookup` asks after the store, in order.
+            platform: which image of an index is meant, as `os/architecture[/variant]`; by default this machine's.
+            config: the configuration file, if not the usual one; or a `Config`, for which no file or variable is read.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
-            limits: what a layer that is pulled, extracted from or pushed here may claim; by default `Limits()`.
+            limits: what a layer that is pulled, extracted from or pushed here may claim.
 
         Raises:
-            Invalid: a reference or driver that makes no sense.
+            Invalid: a reference, platform or driver that makes no sense, or a configuration, by file and key.
+            NotFound: a configuration file that was named is not there.
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
         """
-        references = [Reference.parse(remote) for remote in remotes]
-        path = Path(root) if root is not None else default_root()
-        return cls(Store(path, driver, repair=repair, limits=limits), references)
+        in_force = load(
+            config,
+            root=Path(root) if root is not None else None,
+            driver=driver,
+            remotes=tuple(remotes) if remotes is not None else None,
+            platform=platform,
+        ).config
+        store = Store(
+            in_force.root,
+            in_force.driver,
+            registries=in_force.registry,
+            repair=repair,
+            limits=limits or in_force.limits.value,
+        )
+        return cls(store, in_force)
 
     @property
     def root(self) -> Path:
         """The store's root directory."""
         return self._store.root
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is in force."""
+        return self._config
 
     @property
     def driver(self) -> SnapshotDriver:
@@ -219,34 +254,55 @@ class Cache:
 
     # Remote refs
 
-    def remote(self, reference: str) -> RemoteImmutableRef:
+    def remote(self, reference: str, *, platform: str | None = None) -> RemoteImmutableRef:
         """Return the image at `reference` as a remote ref; only its manifest is fetched.
 
-        Raises `Invalid` for a reference that is none, `NotFound`, `RepositoryNotFound`,
+        `platform`, by default the cache's, is which image of an index is meant: `os/architecture[/variant]`.
+        Raises `Invalid` for a reference or platform that is none, `NotFound`, `RepositoryNotFound`,
         `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
         """
         place = Reference.parse(reference)
+        wanted = Platform.parse(platform) if platform is not None else self._platform
         try:
-            return self._remote(place)
+            return self._remote(place, wanted)
         except RepositoryNotFound:
             raise
         except NotFound:
             # Some registries say of anything in a missing repository just that it is not there.
-            remote = open_remote(place)
+            remote = self._open_remote(place)
             with closing(remote):
                 next(remote.tags(), None)
             raise
 
-    def _remote(self, reference: Reference) -> RemoteHandle:
-        remote = open_remote(reference)
+    def _remote(self, reference: Reference, platform: Platform | None, *, whole: bool = False) -> RemoteHandle:
+        others = [partial(self._open_remote, one) for one in self._remotes if one.place != reference.place]
+        places = FallbackRemote(self._open_remote(reference), others=others)
+        remote = SpooledRanges(places, self._store.root / "ingest")
         try:
-            image = find_image(remote, reference.target)
+            image = find_image(remote, reference.target, platform)
+            digest = image.descriptor.digest
+            places.missing = partial(self._store.absences.note, reference.place, digest)
+            if whole:
+                self._check_whole(places, digest)
             source = RemoteImage(remote, image)
-            name = str(reference.at(digest=image.descriptor.digest))
-            return RemoteHandle(self._store, name, source.layers(), image.manifest.annotations)
+            return RemoteHandle(
+                self._store, str(reference.at(digest=digest)), source.layers(), image.manifest.annotations
+            )
         except BaseException:
             remote.close()
             raise
+
+    def _open_remote(self, reference: Reference) -> Remote:
+        return open_remote(reference, self._store.registries)
+
+    def _check_whole(self, places: FallbackRemote, image: str) -> None:
+        """Raise `Missing` if blobs of an image were gone before and still are; forget it if they are back."""
+        gone = self._store.absences.of(places.name, image)
+        for blob in gone:
+            if not places.holds(blob):
+                raise Missing(f"the blob {blob.digest} of {blob.size} bytes is gone", where=f"{places.name}@{image}")
+        if gone:
+            self._store.absences.forget(places.name, image)
 
     def push(
         self, ref: LocalImmutableRef | RemoteImmutableRef, reference: str, *, progress: ProgressCallback | None = None
@@ -324,7 +380,8 @@ class Cache:
     def lookup(self, key: str | bytes) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return the ref that `key` names: from the store, else from the first remote that knows it, else None.
 
-        A key whose ref is gone is a miss, and forgotten. Raises `Unavailable` or
+        A key whose ref is gone is a miss, and forgotten; so is one that names an image elsewhere whose blobs turned
+        out to be gone (`Missing`), until they are back. Raises `Unavailable` or
         `Unauthorized` if a remote could not be asked and none of the others knows the key.
         """
         tag = self._store.tags.get_key(_raw(key))
@@ -335,7 +392,7 @@ class Cache:
         failure: Exception | None = None
         for remote in self._remotes:
             try:
-                return self._remote(remote.at(tag=key_tag(key)))
+                return self._remote(remote.at(tag=key_tag(key)), self._platform, whole=True)
             except NotFound:
                 continue
             except Unavailable as error:
@@ -343,6 +400,17 @@ class Cache:
         if failure is not None:
             raise failure
         return None
+
+    def explain(self, key: str | bytes) -> Explanation:
+        """Return what a lookup of `key` finds now and why: what the store and each remote answers. Changes nothing.
+
+        For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
+        """
+        return explain_key(self._store, self._remotes, self._platform, _raw(key))
+
+    def explain_ref(self, ref_id: str) -> Explanation:
+        """Return how a ref came to be here. `NotFound`."""
+        return explain_ref(self._store, ref_id)
 
     def keys(self) -> Iterator[KeyRecord]:
         """Return the keys that were put here, in order."""
@@ -414,6 +482,13 @@ class Cache:
         )
         return iter(pruning.prune(self._store, options, ids, dry_run=dry_run))
 
+    def upkeep(self) -> AbstractContextManager[None]:
+        """Apply the prune policies of the configuration, when they are due, for as long as the block lasts.
+
+        After each commit they are looked at anyway; this is for a process that is there for long, such as a server.
+        """
+        return self._upkeep.regularly()
+
     def verify(self, *, repair: bool = False, progress: ProgressCallback | None = None) -> list[Finding]:
         """Read every byte of the store against its digest and every row against what is there; return what is wrong.
 
@@ -463,8 +538,11 @@ class Cache:
     # Life
 
     def close(self) -> None:
-        """Let go of everything that is still held, and of the store."""
-        self._store.close()
+        """Let go of everything that is still held, and of the store; a background prune comes to its end first."""
+        try:
+            self._upkeep.close()
+        finally:
+            self._store.close()
 
     def _own(self, ref: LocalImmutableRef | RemoteImmutableRef) -> LocalHandle:
         if not isinstance(ref, LocalHandle) or ref._store is not self._store:  # noqa: SLF001  same room
@@ -478,14 +556,6 @@ class Cache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def default_root() -> Path:
-    """Return `$SHIPWAY_ROOT`, else `shipway` in `$XDG_DATA_HOME` or `~/.local/share`."""
-    if root := os.environ.get("SHIPWAY_ROOT"):
-        return Path(root)
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "shipway"
 
 
 def _raw(key: str | bytes) -> bytes:

@@ -50,6 +50,10 @@ class RepositoryNotFound(NotFound):
     """The registry has no such repository, or hides it from us."""
 
 
+class Missing(NotFound):
+    """Something is named by what is there, and is gone from where it should be: a blob of an image, for one."""
+
+
 class Locked(ShipwayError):
     """Somebody else holds it; try again when they have let go."""
 

@@ -11,16 +11,16 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from shipway.errors import Invalid, Locked
-from shipway.local.checksums import local_checksums
+from shipway.local.answers import RecordChecksums
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Reference
 from shipway.progress import ProgressCallback
+from shipway.reading import ShowsTree
+from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
 from shipway.remotes import open_remote
 from shipway.transfer.push import push
-from shipway.trees.checksum import Checksums
-from shipway.trees.entry import Tree
+from shipway.trees.entry import SeekableTree
 from shipway.trees.extract import extract
 
 
@@ -169,10 +169,10 @@ class Handle:
         return f"<{type(self).__name__} {self._id}{' released' if self._released else ''}>"
 
 
-class LocalHandle(Handle):
+class LocalHandle(Handle, ShowsTree):
     """A `LocalImmutableRef`."""
 
-    _checksums: Checksums | None = None
+    _checksums: RecordChecksums | None = None
 
     def finalize(self) -> None:
         """Flush it to the driver; it cannot be reopened for change after that."""
@@ -187,7 +187,7 @@ class LocalHandle(Handle):
         return _ParentHandle(self._store, self._store.records.hold_immutable(record.parents[0]))
 
     @contextmanager
-    def tree(self) -> Iterator[Tree]:
+    def tree(self) -> Iterator[SeekableTree]:
         """Yield the tree to be listed and read without mounting it."""
         with self._store.tree(self._record()) as tree:
             yield tree
@@ -217,7 +217,7 @@ class LocalHandle(Handle):
         record = self._record()
         with self._lock:
             if self._checksums is None:
-                self._checksums = local_checksums(self._store, record)
+                self._checksums = RecordChecksums(self._store, record)
             checksums = self._checksums
         return checksums.checksum(path, follow=follow, wildcard=wildcard, include=include, exclude=exclude)
 
@@ -231,7 +231,7 @@ class LocalHandle(Handle):
     def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
         """Do what `push` does, with the reference already read."""
         record = self._store.finalize(self._record())
-        remote = open_remote(target)
+        remote = open_remote(target, self._store.registries)
         try:
             return push(self._store, record, remote, tag=target.target, progress=progress)
         finally:
@@ -260,6 +260,7 @@ class MutableHandle(Handle):
             self._not_mounted("committed")
             record = self._store.records.commit(self._id)
             self._released = True
+        self._store.after_commit()
         return LocalHandle(self._store, record)
 
 

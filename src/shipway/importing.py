@@ -44,7 +44,9 @@ def import_tree(
         with store.driver.writer([*chain, key]) as sink:
             copy_entries(entries, source, sink, written=written)
             sink.finish()
-        return store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
+        record = store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
+    store.after_commit()
+    return record
 
 
 @contextmanager

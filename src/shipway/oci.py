@@ -1,4 +1,4 @@
-"""OCI vocabulary: digests, descriptors, manifests, configurations, references.
+"""OCI vocabulary: digests, descriptors, manifests, configurations.
 
 Values only; nothing here touches a disk or a network. Field names on the wire
 follow the OCI image specification 1.1 and the distribution specification 1.1.
@@ -7,10 +7,9 @@ follow the OCI image specification 1.1 and the distribution specification 1.1.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
+import platform
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -43,7 +42,18 @@ MAX_CONFIG = 64 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_PLATFORM_PART = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armhf": "arm",
+    "i686": "386",
+    "i386": "386",
+}
+#: What an architecture means when no variant is named (containerd and Docker agree on these).
+_USUAL_VARIANTS = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
 DEFAULT_REPOSITORY = "shipway"
 DEFAULT_TAG = "latest"
@@ -66,6 +76,28 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     architecture: str = ""
     os: str = ""
     variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read `os/architecture[/variant]`, such as `linux/arm64`; `Invalid` for anything else."""
+        parts = text.split("/")
+        if len(parts) not in (2, 3) or not all(_PLATFORM_PART.fullmatch(part) for part in parts):
+            raise Invalid("not a platform", where=repr(text[:100]), todo="write os/architecture[/variant]")
+        return cls(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) > 2 else "").normalized()  # noqa: PLR2004
+
+    @classmethod
+    def of_this_machine(cls) -> Platform:
+        """Return what images must be for to run here."""
+        return cls(os="linux", architecture=platform.machine()).normalized()
+
+    def normalized(self) -> Platform:
+        """Return it by the names that images use: one for each architecture, no variant where it is the usual one."""
+        architecture = _ARCHITECTURES.get(self.architecture, self.architecture)
+        variant = "" if self.variant == _USUAL_VARIANTS.get(architecture) else self.variant
+        return Platform(os=self.os, architecture=architecture, variant=variant)
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
 class ManifestDescriptor(Descriptor, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -115,6 +147,7 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     created: str = ""
     architecture: str
     os: str
+    variant: str = ""
     config: dict[str, msgspec.Raw] = {}
     rootfs: RootFS
     history: tuple[History, ...] = ()
@@ -181,78 +214,6 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
 def annotated(descriptor: Descriptor, extra: Mapping[str, str]) -> Descriptor:
     """Return `descriptor` with `extra` annotations laid over its own."""
     return msgspec.structs.replace(descriptor, annotations={**descriptor.annotations, **extra})
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Where an image is: `oci://host[:port]/repository[:tag][@digest]`."""
-
-    host: str
-    repository: str = DEFAULT_REPOSITORY
-    tag: str | None = None
-    digest: str | None = None
-    insecure: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        """Read a reference; `Invalid` names the part that is wrong.
-
-        Loopback hosts, and the `oci+http://` scheme, mean plain HTTP. Without
-        a repository it is `shipway`; without tag and digest the tag is `latest`.
-        """
-        scheme, separator, rest = text.partition("://")
-        if not separator or scheme not in ("oci", "oci+http"):
-            raise Invalid("not a reference", where=repr(text), todo="write oci://host[:port]/repository[:tag][@digest]")
-        if "@" in rest.split("/", 1)[0]:
-            raise Invalid(
-                "a reference holds no user or password",
-                where=f"{scheme}://…",
-                todo="use `shipway login` or the auth file",
-            )
-        rest, at, digest = rest.partition("@")
-        host, _, path = rest.partition("/")
-        repository, colon, tag = path.partition(":")
-        repository = repository or DEFAULT_REPOSITORY
-        if not _HOST.fullmatch(host):
-            raise Invalid(f"not a host: {host!r}", where=repr(text))
-        if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:  # noqa: PLR2004  the specification's length
-            raise Invalid(
-                f"not a repository name: {repository!r}",
-                where=repr(text),
-                todo="use lower-case letters, digits and ._-/",
-            )
-        if colon and not _TAG.fullmatch(tag):
-            raise Invalid(f"not a tag: {tag!r}", where=repr(text))
-        if at:
-            check_digest(digest, where=repr(text))
-        return cls(host, repository, tag or None, digest or None, insecure=scheme == "oci+http" or is_loopback(host))
-
-    @property
-    def target(self) -> str:
-        """The digest if there is one, else the tag, else `latest`: what a manifest is asked for by."""
-        return self.digest or self.tag or DEFAULT_TAG
-
-    def at(self, *, tag: str | None = None, digest: str | None = None) -> Reference:
-        """Return the same repository at another tag or digest."""
-        return replace(self, tag=tag, digest=digest)
-
-    def __str__(self) -> str:
-        scheme = "oci+http" if self.insecure and not is_loopback(self.host) else "oci"
-        tag = f":{self.tag}" if self.tag else ""
-        digest = f"@{self.digest}" if self.digest else ""
-        return f"{scheme}://{self.host}/{self.repository}{tag}{digest}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host[:port]` names this machine's loopback interface."""
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    name = name.strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def is_tag(name: str) -> bool:

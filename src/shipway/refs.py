@@ -30,14 +30,14 @@ one store may be held by many processes at once; a process that dies lets go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import BinaryIO, Literal, Protocol, Self, runtime_checkable
 
 from shipway.progress import ProgressCallback
 
@@ -112,6 +112,119 @@ class Pushed:
     layers: int
     layers_moved: int
     traffic: Traffic
+
+
+class Way(StrEnum):
+    """How a layer came to be here."""
+
+    HERE = "here"
+    """It was in the store, as a layer over the same ones."""
+    UNPACKED = "unpacked"
+    """Its blob was in the store."""
+    ASSEMBLED = "assembled"
+    """It was put together of contents that were in the store and ranges of its blob."""
+    FETCHED = "fetched"
+    """Its blob was fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPulled:
+    """How one layer was pulled, and where its bytes came from."""
+
+    digest: str
+    """Of its blob, where it was pulled from."""
+    diff_id: str
+    size: int
+    """Bytes of that blob."""
+    way: Way
+    reason: str
+    """Why it went that way, in a line for people."""
+    tables: int = 0
+    """Bytes fetched to know what is in it."""
+    ranges: int = 0
+    """Bytes fetched by ranges."""
+    whole: int = 0
+    """Bytes of the whole blob that were fetched."""
+    resumed: int = 0
+    """Bytes of the blob that had come in an earlier attempt."""
+    deduplicated: int = 0
+    """Bytes of content that were taken from elsewhere in the store."""
+
+    @property
+    def fetched(self) -> int:
+        """All bytes that were fetched for it."""
+        return self.tables + self.ranges + self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """How a ref was pulled: from where, when (in UTC), and each layer, base first."""
+
+    reference: str
+    at: datetime
+    layers: tuple[LayerPulled, ...]
+
+    @property
+    def fetched(self) -> int:
+        """All bytes of layers that were fetched."""
+        return sum(layer.fetched for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What is known of one object of a tree without its content; equal for a local and a remote ref of one tree."""
+
+    path: str
+    """From the tree's root, with a leading slash; bytes that are not UTF-8 are surrogate escapes."""
+    kind: Literal["dir", "reg", "symlink", "char", "block", "fifo"]
+    mode: int
+    """Permission bits with setuid, setgid and sticky."""
+    uid: int
+    gid: int
+    size: int
+    """Bytes of content; 0 for everything but `reg`."""
+    mtime_ns: int
+    link: str = ""
+    """A symlink's target, as written."""
+    dev: tuple[int, int] = (0, 0)
+    """Major and minor number of a `char` or `block` device."""
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Answer(StrEnum):
+    """What a place said when it was asked for a key."""
+
+    HIT = "hit"
+    MISS = "miss"
+    ERROR = "error"
+    """It could not be asked, or what it has cannot be used."""
+    NOT_ASKED = "not asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A place where a key is looked up, in the order in which they are, and what it answered."""
+
+    place: str
+    """The name of a remote, or `this store`."""
+    answer: Answer
+    reason: str
+    """In a line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a key hits or misses, or how a ref came to be here."""
+
+    subject: str
+    """The key, or the id."""
+    tag: str | None
+    """The tag that the key has in registries; None for a ref."""
+    id: str | None
+    """The ref that was found, or the reference of the image at a remote; None for a miss."""
+    asked: tuple[Asked, ...]
+    pulled: Pulled | None
+    """How it was pulled, or what it stands on; None if nothing was."""
 
 
 class Metadata(Protocol):
@@ -202,6 +315,34 @@ class Extractable(Protocol):
         A local and a remote ref of one tree extract to identical results.
         Raises `NotFound` for a source that is not there (before anything is
         written), `Corrupt` for bytes that do not match their digest, `NoSpace`.
+        """
+
+    def stat(self, path: str = "/", *, follow: bool = True) -> FileStat:
+        """Return what is at `path`, without its content.
+
+        Symlinks on the way are resolved inside the tree; `follow` says whether one at the end is, and
+        then the answer is about what it leads to, under the path of that. Raises `NotFound`,
+        and `Invalid` for a loop of symlinks.
+        """
+
+    def walk(self, path: str = "/", *, depth: int | None = None) -> Iterator[FileStat]:
+        """Yield what is at `path` and all that is below it, each directory before its names in byte order.
+
+        Contents are not read, and symlinks below `path` are not followed; those in `path` are, inside the
+        tree. `depth` is how many levels below `path` are shown: 1 lists a directory. Raises what `stat` does.
+        """
+
+    def open(self, path: str) -> BinaryIO:
+        """Return the content of the file at `path` as a buffered binary file that can be sought in.
+
+        Symlinks are resolved inside the tree. The file is read-only, used by one thread at a time, and good
+        as long as the ref is held. Of a remote ref only the chunks that are read move, with more ahead
+        the longer it is read in order; each is checked against its digest before a byte of it is returned,
+        and a few are kept in memory. Where a remote layer allows no random access the whole
+        file is fetched by `open`, checked, and kept on disk until it is closed.
+
+        Raises `NotFound`; `Invalid` for what is no regular file. Reading raises `Corrupt` and its kinds, and
+        `Unavailable`.
         """
 
 

@@ -13,9 +13,10 @@ from shipway.errors import Invalid
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
-from shipway.oci import Reference
 from shipway.progress import ProgressCallback
-from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
+from shipway.reading import ShowsTree
+from shipway.references import Reference, without_digest
+from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
 from shipway.remotes import open_remote
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.pull import pull
@@ -23,7 +24,7 @@ from shipway.transfer.push import push_layers
 from shipway.transfer.remote_tree import RemoteTree
 from shipway.transfer.sources import JoinedBlobs, RemoteLayer
 from shipway.trees.checksum import Checksums
-from shipway.trees.entry import Tree
+from shipway.trees.entry import SeekableTree
 
 
 class RemoteMetadata:
@@ -59,7 +60,7 @@ class RemoteMetadata:
         raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
 
 
-class RemoteHandle:
+class RemoteHandle(ShowsTree):
     """A `RemoteImmutableRef`: layers of an image somewhere, or of several."""
 
     def __init__(
@@ -114,14 +115,16 @@ class RemoteHandle:
             self._blobs.close()
 
     @contextmanager
-    def tree(self) -> Iterator[Tree]:
+    def tree(self) -> Iterator[SeekableTree]:
         """Yield the tree to be listed and read; tables of contents are fetched once."""
         yield self._remote_tree()
 
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
-            self._tree = RemoteTree(self._blobs, self._descriptors, self._store.root / "ingest", self._store.limits)
+            self._tree = RemoteTree(
+                self._blobs, self._descriptors, self._store.root / "ingest", self._store.kept, self._store.limits
+            )
         return self._tree
 
     def extract(
@@ -154,9 +157,13 @@ class RemoteHandle:
         """Copy the whole tree into the store and return it as a local ref."""
         self._check()
         diff_ids = [layer.diff_id for layer in self._layers]
-        name = self._name.split("@")[0]
-        record = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
-        return LocalHandle(self._store, record)
+        name = without_digest(self._name)
+        pulled = pull(self._store, name, self._descriptors, diff_ids, remote=self._blobs, progress=progress)
+        for layer in self._layers:
+            self._store.places.saw(layer.source.remote.name, [(layer.descriptor, layer.diff_id)])
+        if any(layer.way is not Way.HERE for layer in pulled.layers):
+            self._store.reports.save(pulled.record.id, Pulled(self._name, datetime.now(UTC), pulled.layers))
+        return LocalHandle(self._store, pulled.record)
 
     def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
         """Make an image of its layers where `reference` says; what is lacking there is copied, nothing unpacked."""
@@ -164,7 +171,7 @@ class RemoteHandle:
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        remote = open_remote(target)
+        remote = open_remote(target, self._store.registries)
         try:
             return push_layers(self._store, self._layers, self._blobs, remote, tag=target.target, progress=progress)
         finally:

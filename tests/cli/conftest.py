@@ -11,11 +11,7 @@ from support.program import Program
 
 
 @pytest.fixture
-def shipway(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Program]:
-    monkeypatch.delenv("SHIPWAY_ROOT", raising=False)
-    monkeypatch.delenv("SHIPWAY_REMOTES", raising=False)
+def shipway(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Iterator[Program]:
     handler = signal.getsignal(signal.SIGTERM)
     yield Program(tmp_path / "store", capfdbinary)
     signal.signal(signal.SIGTERM, handler)

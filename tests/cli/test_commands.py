@@ -189,6 +189,31 @@ def test_a_ref_moves_from_worker_to_worker_and_back(
         assert other("pull", "key:changed").strip() == changed
 
 
+def test_explain_tells_of_keys_and_of_what_was_pulled(
+    shipway: Program, tree: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    other = Program(tmp_path / "other", capfdbinary)
+    ref = commit(shipway, tree, "--key", "deps")
+    assert [one["answer"] for one in shipway.json("explain", "deps")["asked"]] == ["hit"]
+    assert shipway.json("explain", "key:nobody")["id"] is None
+    assert shipway.json("explain", ref)["pulled"] is None
+    with served(shipway, tmp_path) as at:
+        remote = ("--remote", at, "--remote", at)
+        found = other.json(*remote, "explain", "key:deps")
+        assert [(one["place"], one["answer"]) for one in found["asked"]] == [
+            ("this store", "miss"),
+            (at, "hit"),
+            (at, "not asked"),
+        ]
+        pulled = other.json(*remote, "pull", "key:deps")["id"]
+        (layer,) = other.json("explain", pulled)["pulled"]["layers"]
+        assert (layer["way"], layer["whole"]) == ("fetched", layer["size"])
+        assert "fetched" in other("explain", pulled[:8])
+    (asked,) = other.json("--remote", at, "explain", "deps")["asked"][1:]
+    assert (asked["answer"], "refused" in asked["reason"]) == ("error", True)
+    assert "neither a key nor" in other.error("explain", at + ":x", code=2)
+
+
 @pytest.mark.root
 def test_mounts_outlive_the_program_and_their_changes_are_kept(shipway: Program, tree: Path, tmp_path: Path) -> None:
     ref = commit(shipway, tree)
@@ -209,3 +234,22 @@ def test_mounts_outlive_the_program_and_their_changes_are_kept(shipway: Program,
     with pytest.raises(OSError, match="Read-only"):
         (target / "other").touch()
     assert shipway.json("umount", target) == {"id": done, "target": str(target), "committed": False}
+
+
+def test_config_shows_what_is_in_force_and_where_it_comes_from(
+    shipway: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("driver = 'native'\n[[prune]]\nmax-used-space = '10GB'\n")
+    monkeypatch.setenv("SHIPWAY_REMOTES", "oci://one oci://two")
+    document = shipway.json("--config", file, "config")
+    assert document["file"] == str(file)
+    shown = {one["key"]: (one["value"], one["from"]) for one in document["values"]}
+    assert shown["root"] == (str(shipway.root), "argument")
+    assert shown["driver"] == ("native", str(file))
+    assert shown["remotes"] == (["oci://one", "oci://two"], "$SHIPWAY_REMOTES")
+    assert shown["prune[0].max-used-space"] == ("10GB", str(file))
+    assert ["remotes", "oci://one", "oci://two", "$SHIPWAY_REMOTES"] in map(str.split, shipway("config").splitlines())
+    file.write_text("[[prune]]\nmax-used = '10GB'\n")
+    assert f"{file}: prune[0].max-used: there is no such key" in shipway.error("--config", file, "ls", code=2)
+    assert shipway.is_untouched

@@ -1,4 +1,4 @@
-"""login stores what the registry accepts, and nothing else."""
+"""login stores what the registry accepts, and nothing else; logout removes it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def test_a_password_that_is_accepted_is_remembered_and_used(
         [*command, f"oci://{password_registry}/nothing"], capture_output=True, text=True, check=False
     )
     assert shown.returncode == 3  # let in, and not there
+    out = [sys.executable, "-m", "shipway", "logout", password_registry]
+    assert [subprocess.run(out, check=False, capture_output=True).returncode for _ in range(2)] == [0, 3]
+    assert PASSWORD not in auth.read_text()
 
 
 def test_a_password_that_is_refused_is_not_stored(password_registry: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipway.cli import text
-from shipway.trees.entry import Entry
+from shipway.refs import FileStat
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_columns_line_up() -> None:
 
 
 def test_a_long_line_reads_like_ls() -> None:
-    device = Entry(path="null", kind="char", mode=0o666, dev=(1, 3))
+    device = FileStat("/null", "char", 0o666, uid=0, gid=0, size=0, mtime_ns=0, dev=(1, 3))
     assert text.long_line(device) == "crw-rw-rw-     0     0        1,3 1970-01-01 00:00:00 /null"
-    sticky = Entry(path="tmp", kind="dir", mode=0o1777, uid=5, gid=70_000)
+    sticky = FileStat("/tmp", "dir", 0o1777, uid=5, gid=70_000, size=0, mtime_ns=0)
     assert text.long_line(sticky) == "drwxrwxrwt     5 70000          0 1970-01-01 00:00:00 /tmp"

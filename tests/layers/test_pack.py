@@ -28,6 +28,7 @@ DECOMPRESS = {
     Compression.ZSTD_CHUNKED: ["zstd", "-dcq"],
     Compression.ZSTD: ["zstd", "-dcq"],
     Compression.GZIP: ["gzip", "-dc"],
+    Compression.ESTARGZ: ["gzip", "-dc"],
     Compression.UNCOMPRESSED: ["cat"],
 }
 EVERY = pytest.mark.parametrize("compression", list(Compression))
@@ -63,9 +64,11 @@ def test_the_descriptor_tells_the_truth(tmp_path: Path, compression: Compression
     assert len(archive) == layer.packed.diff_size
 
 
-def test_every_compression_holds_the_same_archive(tmp_path: Path) -> None:
+def test_every_compression_but_estargz_holds_the_same_archive(tmp_path: Path) -> None:
     tree = make_varied_tree(tmp_path / "tree")
-    assert len({packed(tree, compression).packed.diff_id for compression in Compression}) == 1
+    diff_ids = {compression: packed(tree, compression).packed.diff_id for compression in Compression}
+    assert diff_ids.pop(Compression.ESTARGZ) not in diff_ids.values()
+    assert len(set(diff_ids.values())) == 1
 
 
 @EVERY

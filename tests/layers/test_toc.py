@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -324,7 +325,7 @@ def test_a_chunk_is_checked() -> None:
     wrong: list[tuple[Callable[[], bytes], type[ShipwayError]]] = [
         (lambda: decode_chunk(FRAME[:-1], chunk), Truncated),
         (lambda: decode_chunk(FRAME + b"x", chunk), SizeMismatch),
-        (lambda: decode_chunk(FRAME, Chunk(0, len(FRAME), 0, 6, DIGEST)), SizeMismatch),
+        (lambda: decode_chunk(FRAME, Chunk(0, len(FRAME), 0, 6, DIGEST)), DigestMismatch),
         (lambda: decode_chunk(FRAME, Chunk(0, len(FRAME), 0, 8, DIGEST)), Truncated),
         (lambda: decode_chunk(FRAME, Chunk(0, len(FRAME), 0, 7, oci.sha256(b"other"))), DigestMismatch),
         (lambda: decode_chunk(b"x" * len(FRAME), chunk), Corrupt),
@@ -340,10 +341,19 @@ def test_a_chunk_may_be_several_frames() -> None:
     assert decode_chunk(data, Chunk(0, len(data), 0, 7, DIGEST)) == b"content"
 
 
+def test_what_follows_a_chunk_in_its_range_is_not_read() -> None:
+    data = FRAME + zstandard.compress(b"the next header")
+    assert decode_chunk(data, Chunk(0, len(data), 0, 7, DIGEST)) == b"content"
+    together = zstandard.compress(b"content" + b"the next header")
+    assert decode_chunk(together, Chunk(0, len(together), 0, 7, DIGEST)) == b"content"
+
+
 def test_a_bomb_in_a_chunk_is_not_inflated() -> None:
     bomb = zstandard.compress(bytes(200 << 20))
-    with pytest.raises(SizeMismatch):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DigestMismatch):
         decode_chunk(bomb, Chunk(0, len(bomb), 0, 1000, DIGEST))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
 @settings(max_examples=200)

@@ -203,7 +203,7 @@ def test_a_foreign_layer_is_compared_entry_by_entry(cache: Cache) -> None:
     store, data = cache.store, foreign_layer()
     diff_id = sha256(gzip.decompress(data))
     layer = msgspec.structs.replace(store.blobs.put(data, LAYER_GZIP), media_type=LAYER_GZIP)
-    record = pull(store, "foreign", [layer], [diff_id], remote=None)
+    record = pull(store, "foreign", [layer], [diff_id], remote=None).record
     assert packed_diff_id(store, store.own_chain(record)) != diff_id
     store.records.release(record.id)
     assert cache.verify() == []

@@ -15,7 +15,7 @@ from support.registry import PASSWORD, USER, TokenRegistry
 from support.token_service import TokenService
 
 from shipway.errors import Invalid, ShipwayError, Unauthorized, Unavailable
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 from shipway.refs import Traffic
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote, store_credentials
 from shipway.remotes.registry.auth import Challenge, parse_challenges
@@ -27,7 +27,7 @@ FAST = Limits(attempts=2, wait=0.01)
 
 
 def remote_at(host: str, repository: str, credentials: Credentials | None = None) -> RegistryRemote:
-    return RegistryRemote(Reference.parse(f"oci://{host}/{repository}"), credentials=credentials, limits=FAST)
+    return RegistryRemote(RegistryReference.parse(f"oci://{host}/{repository}"), credentials=credentials, limits=FAST)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_a_mount_asks_for_both_repositories(token_registry: TokenRegistry, repos
     source = remote_at(token_registry.host, repository, ALICE)
     descriptor = put(source, b"data")
     target = remote_at(token_registry.host, f"{repository}-copy", ALICE)
-    target.put_blob(descriptor, lambda: pytest.fail("it need not be read"), mount_from=repository)
+    target.put_blob(descriptor, lambda: pytest.fail("it need not be read"), mount_from=source.name)
     assert target.traffic.sent == 0
     assert target.has_blob(descriptor)
     assert set(token_registry.service.asked[-2].scopes) == {
@@ -147,13 +147,14 @@ def test_a_mount_asks_for_both_repositories(token_registry: TokenRegistry, repos
 
 
 def test_a_mount_of_what_is_not_there_becomes_an_upload(registry: str, repository: str) -> None:
-    put(remote_at(registry, repository), b"other")
+    source = remote_at(registry, repository)
+    put(source, b"other")
     target = remote_at(registry, f"{repository}-copy")
-    target.put_blob(blob(b"data"), opening(b"data"), mount_from=repository)
+    target.put_blob(blob(b"data"), opening(b"data"), mount_from=source.name)
     assert target.traffic == Traffic(requests=2, sent=4)
     assert read(target, blob(b"data")) == b"data"
     with pytest.raises(Invalid, match="repository"):
-        target.put_blob(blob(b"data"), opening(b"data"), mount_from="no name&digest=x")
+        target.put_blob(blob(b"data"), opening(b"data"), mount_from=f"oci://{registry}/no name&digest=x")
 
 
 # Tokens of services that misbehave

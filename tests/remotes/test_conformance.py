@@ -13,7 +13,7 @@ from support.directory_backend import DirectoryBackend
 
 from shipway import oci
 from shipway.errors import Corrupt, DigestMismatch, Invalid, NotFound, RepositoryNotFound, SizeMismatch, Truncated
-from shipway.oci import Reference
+from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
 from shipway.remotes import Remote, open_remote
 from shipway.server import serving
@@ -288,4 +288,4 @@ def test_remotes_of_one_host_count_apart(remote: Remote, open_another: OpenAnoth
 
 def test_its_name_is_the_repository(remote: Remote, host: str, repository: str) -> None:
     assert remote.name == f"oci://{host}/{repository}"
-    assert Reference.parse(remote.name) == Reference(host, repository, insecure=True)
+    assert Reference.parse(remote.name) == RegistryReference(host, repository, insecure=True)

@@ -6,13 +6,14 @@ import base64
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shipway.errors import Invalid, Unavailable
-from shipway.remotes.registry import Credentials, find_credentials, store_credentials
+from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.remotes.registry import Credentials, find_credentials, remove_credentials, store_credentials
 
 HOST = "registry.example:5000"
 
@@ -173,20 +174,20 @@ def test_a_helper_cannot_be_a_path(tmp_path: Path, environ: dict[str, str], name
 
 def test_what_is_stored_is_found(tmp_path: Path, environ: dict[str, str]) -> None:
     path = store_credentials(HOST, "alice", "pass:word", environ["REGISTRY_AUTH_FILE"])
-    assert path == tmp_path / "named.json"
+    assert path == str(tmp_path / "named.json")
     found = find_credentials(HOST, "", environ)
     assert found is not None
     assert (found.username, found.password) == ("alice", "pass:word")
 
 
 def test_storing_keeps_the_rest_of_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "auth.json", auths={"other.example": entry("bob")}, credsStore="x", unknown=[1])
+    rest = {"credHelpers": {"c.example": "x"}, "unknown": [1]}
+    path = write(tmp_path / "auth.json", auths={"other.example": entry("bob")}, **rest)
     store_credentials(HOST, "alice", "one", path)
     store_credentials(HOST, "alice", "two", path)
     assert json.loads(path.read_text()) == {
         "auths": {"other.example": entry("bob"), HOST: entry("alice", "two")},
-        "credsStore": "x",
-        "unknown": [1],
+        **rest,
     }
 
 
@@ -196,8 +197,8 @@ def test_only_its_owner_may_read_what_is_stored(tmp_path: Path) -> None:
     store_credentials(HOST, "alice", "secret", path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     deep = store_credentials(HOST, "alice", "secret", tmp_path / "deep" / "auth.json")
-    assert stat.S_IMODE(deep.parent.stat().st_mode) == 0o700
-    assert os.listdir(deep.parent) == ["auth.json"]
+    assert stat.S_IMODE(Path(deep).parent.stat().st_mode) == 0o700
+    assert os.listdir(Path(deep).parent) == ["auth.json"]
 
 
 def test_what_cannot_be_stored_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -213,3 +214,90 @@ def test_what_cannot_be_stored_leaves_the_file_as_it_was(tmp_path: Path) -> None
     with pytest.raises(Invalid, match="auth"):
         store_credentials(HOST, "alice", "secret", path / "below-a-file" / "auth.json")
     assert os.listdir(tmp_path) == ["auth.json"]
+
+
+KEEPER = """#!{python}
+import json, pathlib, sys
+kept = pathlib.Path({kept!r})
+entries = json.loads(kept.read_text()) if kept.exists() else {{}}
+given = sys.stdin.read()
+if sys.argv[1] == "store":
+    entry = json.loads(given)
+    entries[entry["ServerURL"]] = entry
+elif given not in entries:
+    print("credentials not found in native keychain")
+    sys.exit(1)
+elif sys.argv[1] == "get":
+    print(json.dumps(entries[given]))
+else:
+    del entries[given]
+kept.write_text(json.dumps(entries))
+"""
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, helper: Path) -> Path:
+    """Return the file in which a credential helper called `test` keeps what it is told."""
+    kept = tmp_path / "kept.json"
+    helper.write_text(KEEPER.format(python=sys.executable, kept=str(kept)))
+    return kept
+
+
+@pytest.mark.parametrize("named", [{"credsStore": "test"}, {"credHelpers": {HOST: "test"}, "credsStore": "other"}])
+def test_a_helper_that_the_file_names_keeps_what_is_stored(
+    tmp_path: Path, environ: dict[str, str], keeper: Path, named: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "named.json", **named)
+    assert store_credentials(HOST, "alice", "pass:word", path) == "docker-credential-test"
+    assert json.loads(keeper.read_text())[HOST] == {"ServerURL": HOST, "Username": "alice", "Secret": "pass:word"}
+    assert json.loads(path.read_text()) == named
+    assert find_credentials(HOST, "a", environ) == Credentials("alice", "pass:word", source="docker-credential-test")
+    assert remove_credentials(HOST, path) == "docker-credential-test"
+    assert json.loads(keeper.read_text()) == {}
+    assert find_credentials(HOST, "a", {**environ, "PATH": ""}) is None
+    with pytest.raises(NotFound):
+        remove_credentials(HOST, path)
+
+
+def test_docker_hub_is_kept_under_its_own_name(tmp_path: Path, environ: dict[str, str], keeper: Path) -> None:
+    path = write(tmp_path / "named.json", credsStore="test")
+    store_credentials("docker.io", "alice", "secret", path)
+    assert list(json.loads(keeper.read_text())) == ["https://index.docker.io/v1/"]
+    assert user_of(find_credentials("docker.io", "library/alpine", environ)) == "alice"
+
+
+@pytest.mark.parametrize("action", ["store", "erase"])
+def test_a_helper_that_does_not_keep_is_named_and_not_quoted(tmp_path: Path, helper: Path, action: str) -> None:
+    helper.write_text(f'#!/bin/sh\n[ $1 = {action} ] && cat && exit 2\necho \'{{"Username":"a","Secret":"s"}}\'\n')
+    path = write(tmp_path / "auth.json", credsStore="test")
+    calls = {
+        "store": lambda: store_credentials(HOST, "alice", "top-secret", path),
+        "erase": lambda: remove_credentials(HOST, path),
+    }
+    with pytest.raises(Unavailable, match=r"docker-credential-test.*exit code 2") as caught:
+        calls[action]()
+    assert "top-secret" not in repr(caught.value)
+
+
+def test_what_is_removed_is_not_found_and_the_rest_stays(tmp_path: Path) -> None:
+    path = write(tmp_path / "auth.json", auths={"b.example": entry("bob"), HOST: entry("alice")}, unknown=[1])
+    assert remove_credentials(HOST, path) == str(path)
+    assert json.loads(path.read_text()) == {"auths": {"b.example": entry("bob")}, "unknown": [1]}
+    with pytest.raises(NotFound, match=r"auth\.json: holds no credentials"):
+        remove_credentials(HOST, path)
+
+
+def test_removing_what_docker_wrote_removes_all_its_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "auth.json", auths={"https://index.docker.io/v1/": entry("a"), "docker.io": entry("b")})
+    remove_credentials("docker.io", path)
+    assert json.loads(path.read_text()) == {"auths": {}}
+
+
+def test_removing_says_where_there_still_are_credentials(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write(tmp_path / "docker/config.json", auths={HOST: entry("alice")})
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(NotFound, match=str(other)):
+        remove_credentials(HOST)

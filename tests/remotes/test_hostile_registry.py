@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from itertools import count
 
 import msgspec
@@ -26,7 +28,8 @@ from shipway.errors import (
     Unauthorized,
     Unavailable,
 )
-from shipway.oci import Reference
+from shipway.references import RegistryReference
+from shipway.remotes.contract import RangesRefused
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote
 
 DATA = random_bytes(3 << 20)
@@ -39,7 +42,7 @@ def remote_at(
     host: str, credentials: Credentials | None = None, limits: Limits = FAST, chunk: int = 1 << 26
 ) -> RegistryRemote:
     return RegistryRemote(
-        Reference(host, "some/where", insecure=True), credentials=credentials, limits=limits, chunk=chunk
+        RegistryReference(host, "some/where", insecure=True), credentials=credentials, limits=limits, chunk=chunk
     )
 
 
@@ -138,24 +141,88 @@ def test_a_stream_that_stalls_is_unavailable() -> None:
         read(remote, BLOB)
 
 
-def test_a_server_that_comes_back_without_ranges_is_not_believed() -> None:
+def trickle(exchange: Exchange, data: bytes) -> None:
+    """Send a byte now and then, each in time, until nobody listens."""
+    for number in range(len(data)):
+        exchange.wfile.write(data[number : number + 1])
+        time.sleep(0.02)
+
+
+def test_a_stream_that_trickles_is_unavailable() -> None:
+    def behave(exchange: Exchange) -> None:
+        first, last = asked_range(exchange) or (0, len(DATA) - 1)
+        stated = {"content_range": f"bytes {first}-{last}/{len(DATA)}"} if first else {}
+        exchange.begin(206 if stated else 200, last + 1 - first, **stated)
+        trickle(exchange, DATA)
+
+    with misbehaving(behave) as server, pytest.raises(Unavailable, match="in time"):
+        read(remote_at(server.host, limits=Limits(read=0.2, attempts=1)), BLOB)
+    assert len(server.asked) == 6
+
+
+def test_an_answer_whose_beginning_trickles_is_unavailable() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nx: " + b"x" * 10_000
+    with (
+        misbehaving(lambda exchange: trickle(exchange, answer)) as server,
+        pytest.raises(Unavailable, match="in time"),
+    ):
+        remote_at(server.host, limits=Limits(read=0.2, attempts=1)).manifest("latest")
+
+
+def test_a_slow_reader_is_no_slow_server() -> None:
+    with misbehaving(serve_range) as server:
+        got = bytearray()
+        with remote_at(server.host, limits=Limits(read=0.1, attempts=1)).read_blob(BLOB) as pieces:
+            for piece in pieces:
+                got += piece
+                if len(server.asked) == 1 and len(got) < 500_000:
+                    time.sleep(0.15)
+        assert bytes(got) == DATA
+        assert len(server.asked) == 1
+
+
+def test_a_server_that_comes_back_without_ranges_is_read_anew_and_what_was_had_is_skipped() -> None:
+    turn = count()
+
     def behave(exchange: Exchange) -> None:
         exchange.begin(200, len(DATA))
-        exchange.wfile.write(DATA[: 2 << 20])
+        exchange.wfile.write(DATA[: (next(turn) + 1) << 20])
         exchange.hang_up()
 
-    with facing(behave) as (remote, _), pytest.raises(Unavailable, match="ranges"):
-        read(remote, BLOB)
+    with facing(behave) as (remote, server):
+        assert read(remote, BLOB) == DATA
+        assert len(server.asked) == 3
 
 
 # Answers that are not what was asked for
 
 
-def test_the_whole_blob_is_no_answer_to_a_range() -> None:
-    with facing(lambda exchange: exchange.answer(200, DATA)) as (remote, _):
-        with pytest.raises(Unavailable, match="ranges"):
-            read(remote, BLOB, 10, 20)
+def test_the_whole_blob_is_no_answer_to_a_range_and_that_is_remembered() -> None:
+    with facing(lambda exchange: exchange.answer(200, DATA)) as (remote, server):
+        for _ in range(3):
+            with pytest.raises(RangesRefused, match="ranges"):
+                read(remote, BLOB, 10, 20)
         assert remote.traffic.received == 0
+        assert len(server.asked) == 1
+        assert read(remote, BLOB) == DATA
+
+
+def test_a_size_that_a_head_does_not_tell_is_not_missed() -> None:
+    def behave(exchange: Exchange) -> None:
+        exchange.begin(200 if exchange.path.endswith(BLOB.digest) else 404)
+
+    with facing(behave) as (remote, _):
+        assert remote.has_blob(BLOB)
+        assert not remote.has_blob(blob(b"other"))
+
+
+@pytest.mark.parametrize(("when", "attempts"), [("Tue, 20 Oct 2015 07:28:00 GMT", 3), ("{later}", 1), ("soon", 3)])
+def test_a_pause_may_be_asked_for_by_a_date(when: str, attempts: int) -> None:
+    value = when.format(later=formatdate(time.time() + 3600, usegmt=True))
+    with facing(lambda exchange: exchange.answer(503, retry_after=value)) as (remote, server):
+        with pytest.raises(Unavailable, match="503"):
+            remote.manifest("latest")
+        assert len(server.asked) == attempts
 
 
 def test_ranges_are_not_asked_for_where_the_whole_is_wanted() -> None:
@@ -383,7 +450,7 @@ def test_a_server_that_does_not_answer_is_unavailable() -> None:
 
 def test_plain_http_where_tls_is_expected_says_what_to_write() -> None:
     with misbehaving(lambda exchange: exchange.answer(200)) as server:
-        remote = RegistryRemote(Reference(server.host, "x", insecure=False), limits=FAST)
+        remote = RegistryRemote(RegistryReference(server.host, "x", insecure=False), limits=FAST)
         with pytest.raises(Unavailable, match=r"oci\+http"):
             remote.manifest("latest")
 

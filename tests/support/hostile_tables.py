@@ -148,7 +148,7 @@ ENTRIES: dict[str, TableCase] = {
 }
 
 CONTENTS: dict[str, TableCase] = {
-    "another size": (Corrupt, SizeMismatch, says("two", size=2999, chunkSize=2999)),
+    "another size": (Corrupt, DigestMismatch, says("two", size=2999, chunkSize=2999)),
     "a size of nothing": (Corrupt, OK, says("two", size=0)),
     "a size of 4 EiB": (TooLarge, TooLarge, says("two", size=2**62, chunkSize=0)),
     "a size of 2 GiB, inflated of nothing": (TooLarge, TooLarge, says("two", size=2**31, chunkSize=0)),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from support.certificates import Certificate
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Exchange(BaseHTTPRequestHandler):
         """Return what came with the request."""
         return self.rfile.read(int(self.headers.get("content-length", "0")))
 
+    def shown_certificate(self) -> bool:
+        """Whether the client showed a certificate."""
+        assert isinstance(self.connection, ssl.SSLSocket)
+        return bool(self.connection.getpeercert())
+
     def hang_up(self, *, rudely: bool = False) -> None:
         """Close the connection; rudely by a reset."""
         self.wfile.flush()
@@ -69,8 +78,16 @@ class Server:
 
 
 @contextmanager
-def misbehaving(behave: Callable[[Exchange], None], name: str = "127.0.0.1") -> Iterator[Server]:
-    """Run a server whose every answer is given by `behave`; `name` is what it is called by its users."""
+def misbehaving(
+    behave: Callable[[Exchange], None],
+    name: str = "127.0.0.1",
+    tls: Certificate | None = None,
+    clients: Path | None = None,
+) -> Iterator[Server]:
+    """Run a server whose every answer is given by `behave`; `name` is what it is called by its users.
+
+    With a certificate it speaks TLS, and asks clients for one of the authority `clients`, which they need not show.
+    """
     asked: list[Asked] = []
 
     class Handler(Exchange):
@@ -78,13 +95,18 @@ def misbehaving(behave: Callable[[Exchange], None], name: str = "127.0.0.1") -> 
             asked.append(Asked(self.command, self.path, self.headers))
             try:
                 behave(self)
-            except (BrokenPipeError, ConnectionResetError):
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
                 self.close_connection = True
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815  names of the base class
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=clients)
+        context.load_cert_chain(tls.cert, tls.key)
+        context.verify_mode = ssl.CERT_OPTIONAL if clients else ssl.CERT_NONE
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shipway.oci import Reference
+from shipway.references import Reference
 from support.token_service import TokenService
 
 USER = "alice"
@@ -32,8 +32,11 @@ class TokenRegistry:
 
 
 @contextmanager
-def docker_registry(root: Path, auth: str = "") -> Iterator[str]:
-    """Run a docker-registry that keeps its files in `root`; yields its `host:port`. `auth` is YAML for its config."""
+def docker_registry(root: Path, auth: str = "", http: str = "") -> Iterator[str]:
+    """Run a docker-registry that keeps its files in `root`; yields its `host:port`.
+
+    `auth` is YAML for its configuration, `http` more of what stands under that name there.
+    """
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed (Debian package docker-registry)")
@@ -42,7 +45,7 @@ def docker_registry(root: Path, auth: str = "") -> Iterator[str]:
         "version: 0.1\n"
         "log: {level: info, accesslog: {disabled: true}}\n"
         f"storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
-        "http: {addr: '127.0.0.1:0'}\n" + auth
+        f"http: {{addr: '127.0.0.1:0'{http}}}\n{auth}"
     )
     log = root / "log"
     with log.open("wb") as output:  # a file takes any amount, a pipe that nobody reads would stop it
@@ -56,6 +59,12 @@ def docker_registry(root: Path, auth: str = "") -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def blob_file(root: Path, digest: str) -> Path:
+    """Return the file in which the registry at `root` keeps a blob."""
+    name = digest.removeprefix("sha256:")
+    return root / "data/docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

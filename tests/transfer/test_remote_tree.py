@@ -30,16 +30,18 @@ from shipway.errors import (
 )
 from shipway.layers.compression import Compression
 from shipway.layers.toc import toc_location
-from shipway.oci import Descriptor, Reference
+from shipway.oci import Descriptor
 from shipway.progress import Progress
+from shipway.references import Reference
 from shipway.refs import Extracted
 from shipway.remotes import Remote, open_remote
 from shipway.transfer.ranges import REQUEST_COST
 from shipway.transfer.remote_tree import RemoteTree, extract_remote
 from shipway.trees.diff import walk
 from shipway.trees.directory import DirectoryTree
-from shipway.trees.entry import Content, Entry, OpenFile
+from shipway.trees.entry import Content, Entry, OpenFile, SeekableTree
 from shipway.trees.extract import extract
+from shipway.trees.looking import described, open_file
 from shipway.trees.writer import TreeWriter
 
 CHUNKED, ZSTD, GZIP, TAR = (
@@ -209,6 +211,15 @@ def _outcome(out: Path, work: Callable[[Path], Extracted]) -> object:
     return done.entries, done.size, without_root(out)
 
 
+def _opened(tree: SeekableTree, path: str) -> object:
+    """Return what opening a path gives: bytes, or how it failed."""
+    try:
+        with open_file(tree, path) as file:
+            return file.read()
+    except ShipwayError as error:
+        return type(error), str(error)
+
+
 @pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(LAYERS, st.lists(st.sampled_from([CHUNKED, ZSTD, GZIP, TAR]), min_size=4, max_size=4), asks())
@@ -222,7 +233,12 @@ def test_local_and_remote_extract_are_one_function(
         descriptors = put_layers(remote, trees, stack[: len(trees)])
         with DirectoryTree(trees[-1]) as tree:
             local = _outcome(base / "local", lambda out: ask.of_local(tree, out))
+            opened = [_opened(tree, path) for path in ask.sources]
+            seen = [described(entry) for entry in walk(tree)]
         assert _outcome(base / "remote", lambda out: ask.of_remote(remote, descriptors, out)) == local
+        remote_tree = RemoteTree(remote, descriptors)
+        assert [_opened(remote_tree, path) for path in ask.sources] == opened
+        assert [described(entry) for entry in walk(remote_tree)] == seen
         event("fails" if isinstance(local, tuple) and isinstance(local[0], type) else "works")
 
 

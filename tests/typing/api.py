@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import assert_type
+from typing import BinaryIO, assert_type
 
 import shipway
 
@@ -24,6 +24,15 @@ def a_cache() -> None:
     limits = shipway.Limits(size=1 << 30, entries=1000, ratio=10)
     assert_type(limits.size, int)
     shipway.Cache.open(limits=limits).close()
+
+
+def configuration() -> None:
+    policy = shipway.PrunePolicy(max_used_space="10GB", keep_duration="48h")
+    registry = {"ghcr.io": shipway.RegistrySettings(mirrors=("mirror.example:5000",))}
+    config = shipway.Config(root=Path("root"), remotes=("oci://host",), prune=(policy,), registry=registry)
+    with shipway.Cache.open(config=config) as cache:
+        assert_type(cache.config, shipway.Config)
+    shipway.Cache.open("root", config="config.toml").close()
 
 
 def local_refs(cache: shipway.Cache, progress: shipway.ProgressCallback) -> None:
@@ -56,13 +65,23 @@ def refs_are_context_managers(cache: shipway.Cache, stack: ExitStack) -> None:
 
 
 def remote_refs(cache: shipway.Cache) -> None:
-    with cache.remote("oci://host/repository:tag") as remote:
+    with cache.remote("oci://host/repository:tag", platform="linux/arm64") as remote:
         done = remote.extract("out", "/bin/*", parents=True, wildcard=True)
         assert_type(done, shipway.Extracted)
         assert_type(done.traffic, shipway.Traffic)
         assert_type(done.traffic.received, int)
         assert_type(remote.pull(), shipway.LocalImmutableRef)
         assert_type(remote.checksum("/bin", exclude=["*.md"]), str)
+
+
+def looking(thing: shipway.Extractable, local: shipway.LocalImmutableRef, remote: shipway.RemoteImmutableRef) -> None:
+    assert_type(thing.stat("/bin", follow=False), shipway.FileStat)
+    assert_type(local.walk(), Iterator[shipway.FileStat])
+    for one in remote.walk("/bin", depth=1):
+        assert_type(one.path, str)
+        assert_type(one.xattrs, Mapping[str, bytes])
+    with remote.open("/etc/passwd") as file:
+        assert_type(file, BinaryIO)
 
 
 def checksums(ref: shipway.ImmutableRef, cache: shipway.Cache) -> None:
@@ -148,3 +167,15 @@ def a_ref_of_any_kind(ref: shipway.Ref, immutable: shipway.ImmutableRef, cache: 
     a_ref_of_any_kind(cache.new(), cache.get("id"), cache)
     a_ref_of_any_kind(cache.remote("oci://host/x"), cache.remote("oci://host/x"), cache)
     ref.release()
+
+
+def explanations(cache: shipway.Cache) -> None:
+    found = cache.explain("key")
+    assert_type(cache.explain_ref("id"), shipway.Explanation)
+    assert_type(found.asked, tuple[shipway.Asked, ...])
+    assert_type(found.asked[0].answer, shipway.Answer)
+    assert_type(found.pulled, shipway.Pulled | None)
+    if found.pulled is not None:
+        assert_type(found.pulled.layers, tuple[shipway.LayerPulled, ...])
+        assert_type(found.pulled.layers[0].way, shipway.Way)
+        assert_type(found.pulled.fetched, int)

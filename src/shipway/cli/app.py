@@ -18,8 +18,10 @@ from shipway import __version__
 from shipway.cli import (
     cachemounts,
     combining,
+    configuration,
     demonstration,
     documents,
+    explain,
     files,
     keys,
     login,
@@ -59,6 +61,7 @@ app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
 app.command(moving.pull)
+app.command(explain.explain)
 app.command(combining.merge)
 app.command(combining.diff)
 app.command(keys.app)
@@ -66,7 +69,9 @@ app.command(cachemounts.app)
 app.command(space.du)
 app.command(space.prune)
 app.command(verify.verify)
+app.command(configuration.config)
 app.command(login.login)
+app.command(login.logout)
 app.command(serving.serve)
 app.command(demonstration.demo)
 
@@ -74,22 +79,26 @@ app.command(demonstration.demo)
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    root: Annotated[Path | None, Parameter(env_var="SHIPWAY_ROOT")] = None,
-    driver: str = "auto",
-    remote: Annotated[tuple[str, ...], Parameter(env_var="SHIPWAY_REMOTES", consume_multiple=False)] = (),
+    config: Path | None = None,
+    root: Path | None = None,
+    driver: str | None = None,
+    remote: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None,
+    platform: str | None = None,
     json: bool = False,
 ) -> Any:
     """Run one command.
 
     Args:
         tokens: The command and its arguments.
+        config: The configuration file; ~/.config/shipway/config.toml by default.
         root: The store's directory; ~/.local/share/shipway by default.
         driver: How trees are kept: overlay, native, or auto.
         remote: Where to look keys up that are not here; may be repeated.
+        platform: Which image of a multi-platform one is meant: os/architecture[/variant]; this machine's by default.
         json: Print one JSON document instead of text.
     """
     command, bound, ignored = app.parse_args(tokens, print_error=False, exit_on_error=False)
-    filled = {"session": Session(root, driver, remote, json)} if "session" in ignored else {}
+    filled = {"session": Session(config, root, driver, remote, platform, json)} if "session" in ignored else {}
     return command(*bound.args, **bound.kwargs, **filled)
 
 

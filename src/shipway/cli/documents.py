@@ -7,8 +7,7 @@ from typing import Any
 
 from shipway.cli.text import iso
 from shipway.errors import ShipwayError
-from shipway.refs import PruneDecision, UsageRecord
-from shipway.trees.entry import Entry
+from shipway.refs import Explanation, FileStat, PruneDecision, UsageRecord
 
 Document = dict[str, Any]
 
@@ -28,10 +27,10 @@ def decision(one: PruneDecision) -> Document:
     return usage(one) | {"verdict": one.verdict.value}
 
 
-def entry(item: Entry) -> Document:
-    """Return a tree's entry as `files` prints it."""
+def file(item: FileStat) -> Document:
+    """Return what is known of an object of a tree as `files` prints it."""
     document: Document = {
-        "path": "/" + item.path,
+        "path": item.path,
         "kind": item.kind,
         "mode": item.mode,
         "uid": item.uid,
@@ -45,6 +44,14 @@ def entry(item: Entry) -> Document:
         document["dev"] = list(item.dev)
     if item.xattrs:
         document["xattrs"] = {name: value.hex() for name, value in sorted(item.xattrs.items())}
+    return document
+
+
+def explanation(found: Explanation) -> Document:
+    """Return why a key hit or missed, and how a ref was pulled, as `explain` prints it."""
+    document: Document = asdict(found)
+    if found.pulled is not None:
+        document["pulled"] |= {"at": iso(found.pulled.at), "fetched": found.pulled.fetched}
     return document
 
 

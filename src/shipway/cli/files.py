@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
+import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +14,7 @@ from cyclopts import Parameter
 from shipway.cli import documents, naming, text
 from shipway.cli.progress import shown
 from shipway.cli.session import InSession
-from shipway.errors import Invalid
-from shipway.trees.entry import Buffer, Content, Entry, OpenFile, Tree, join
-from shipway.trees.select import resolve
+from shipway.refs import FileStat
 
 PIECE = 1 << 20
 
@@ -37,24 +34,14 @@ def files(
         path: Where to begin; symlinks on the way are followed inside the tree.
         long: Show mode, owner, size and time too.
     """
-    with session.open() as cache, naming.any_ref(cache, ref) as found, naming.tree_of(found) as tree:
-        entries = _below(tree, resolve(tree, path))
+    with session.open() as cache, naming.any_ref(cache, ref) as found:
+        seen = found.walk(path)
         line = text.long_line if long else _path_line
-        session.show(map(documents.entry, entries), map(line, entries))
+        session.show(map(documents.file, seen), map(line, seen))
 
 
-def _path_line(entry: Entry) -> str:
-    return "/" + text.visible(entry.path)
-
-
-def _below(tree: Tree, top: str) -> Iterator[Entry]:
-    todo = [top]
-    while todo:
-        entry = tree.get(path := todo.pop())
-        if entry is not None:
-            yield entry
-            if entry.is_dir:
-                todo += (join(path, name) for name in reversed(tree.names(path)))
+def _path_line(item: FileStat) -> str:
+    return text.visible(item.path)
 
 
 def cat(ref: str, path: str, /, *, session: InSession) -> None:
@@ -64,35 +51,15 @@ def cat(ref: str, path: str, /, *, session: InSession) -> None:
         ref: An id, a unique prefix of one, key:NAME, or oci://…
         path: The file; symlinks are followed inside the tree.
     """
-    with session.open() as cache, naming.any_ref(cache, ref) as found, naming.tree_of(found) as tree:
-        entry = tree.get(resolve(tree, path))
-        if entry is None or not entry.is_file:
-            raise Invalid("is not a regular file", where=path)
-        for _, content in tree.read([entry]):
-            if session.json:
-                session.show(_content_document(entry, b"".join(_pieces(content))), [])
-            else:
-                for piece in _pieces(content):
-                    sys.stdout.buffer.write(piece)
+    with session.open() as cache, naming.any_ref(cache, ref) as found, found.open(path) as file:
+        if session.json:
+            session.show(_content_document(found.stat(path).path, file.read()), [])
+        else:
+            shutil.copyfileobj(file, sys.stdout.buffer, PIECE)
 
 
-def _pieces(content: Content) -> Iterator[Buffer]:
-    if isinstance(content, OpenFile):
-        while piece := os.read(content.fd, PIECE):
-            yield piece
-    elif isinstance(content, bytes | bytearray | memoryview):
-        yield content
-    else:
-        for part in content:
-            if isinstance(part, int):
-                for start in range(0, part, PIECE):
-                    yield bytes(min(PIECE, part - start))
-            else:
-                yield part
-
-
-def _content_document(entry: Entry, content: bytes) -> documents.Document:
-    document = {"path": "/" + entry.path, "size": len(content)}
+def _content_document(path: str, content: bytes) -> documents.Document:
+    document = {"path": path, "size": len(content)}
     try:
         return document | {"encoding": "utf-8", "content": content.decode()}
     except UnicodeDecodeError:

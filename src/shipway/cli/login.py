@@ -1,4 +1,4 @@
-"""login: credentials of registries."""
+"""login, logout: credentials of registries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from shipway.cli.session import InSession
 from shipway.errors import Invalid
-from shipway.oci import Reference
+from shipway.references import RegistryReference
 
 
 def login(
@@ -29,9 +29,28 @@ def login(
     """
     from shipway.remotes import log_in  # noqa: PLC0415  only this command needs the HTTP client
 
-    place = Reference.parse(registry if "://" in registry else f"oci://{registry}")
-    file = log_in(place, username, _password(place.host, from_stdin=password_stdin))
-    session.show({"registry": place.host, "username": username, "file": str(file)}, [f"remembered in {file}"])
+    place = _place(registry)
+    registries = session.in_force().config.registry
+    kept_in = log_in(place, username, _password(place.host, from_stdin=password_stdin), registries)
+    document = {"registry": place.host, "username": username, "kept_in": kept_in}
+    session.show(document, [f"remembered in {kept_in}"])
+
+
+def logout(registry: str, /, *, session: InSession) -> None:
+    """Forget the password that `login` remembered for a registry.
+
+    Args:
+        registry: The host, or a reference at it.
+    """
+    from shipway.remotes import log_out  # noqa: PLC0415  only this command needs the HTTP client
+
+    place = _place(registry)
+    kept_in = log_out(place)
+    session.show({"registry": place.host, "kept_in": kept_in}, [f"removed from {kept_in}"])
+
+
+def _place(registry: str) -> RegistryReference:
+    return RegistryReference.parse(registry if "://" in registry else f"oci://{registry}")
 
 
 def _password(host: str, *, from_stdin: bool) -> str:

@@ -1,44 +1,17 @@
-"""How commands name refs: an id, a unique prefix of one, `key:NAME`, or a reference such as `oci://…`."""
+"""What commands want of the refs that they are given names of (`shipway.naming`)."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
-from shipway.errors import Invalid, NotFound
+from shipway.errors import Invalid
+from shipway.naming import KEY, AnyRef, any_ref, is_reference
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
-from shipway.trees.entry import Tree
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
 
-KEY = "key:"
-AnyRef = LocalImmutableRef | RemoteImmutableRef
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A ref whose tree can be listed and read, as those of `shipway.handles` can."""
-
-    def tree(self) -> AbstractContextManager[Tree]:
-        """Return a context manager that yields the tree."""
-
-
-def is_reference(text: str) -> bool:
-    """Whether `text` names an image somewhere else; a key may hold anything."""
-    return "://" in text and not text.startswith(KEY)
-
-
-def any_ref(cache: Cache, text: str) -> AnyRef:
-    """Return the immutable ref that `text` names, here or elsewhere. `NotFound`, `Invalid`."""
-    if is_reference(text):
-        return cache.remote(text)
-    if not text.startswith(KEY):
-        return cache.get(cache.find(text))
-    found = cache.lookup(text.removeprefix(KEY))
-    if found is None:
-        raise NotFound("no such key", where=text, todo="`shipway key ls` lists the keys of this store")
-    return found
+__all__ = ["KEY", "AnyRef", "any_ref", "is_reference", "local_ref", "record_id"]
 
 
 def local_ref(cache: Cache, text: str) -> LocalImmutableRef:
@@ -49,12 +22,6 @@ def local_ref(cache: Cache, text: str) -> LocalImmutableRef:
         ref.release()
         raise Invalid("is not in this store", where=text, todo=f"bring it here with `shipway pull {text}`")
     return ref
-
-
-def tree_of(ref: AnyRef) -> AbstractContextManager[Tree]:
-    """Return a context manager that yields the tree of a ref, here or elsewhere."""
-    assert isinstance(ref, Readable)
-    return ref.tree()
 
 
 def record_id(cache: Cache, text: str) -> str:

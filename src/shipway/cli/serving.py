@@ -34,7 +34,7 @@ def serve(*, host: str = "127.0.0.1", port: Port = 5000, until_eof: bool = False
 
     if until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
-    with session.open() as cache:
+    with session.open() as cache, cache.upkeep():
         serve_http(StoreBackend(cache), host, port, ready=ready)
 
 

@@ -13,22 +13,34 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
+    from shipway.config import InForce
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """The global options of one run of the program."""
 
+    config: Path | None
     root: Path | None
-    driver: str
-    remotes: tuple[str, ...]
+    driver: str | None
+    remotes: tuple[str, ...] | None
+    platform: str | None
     json: bool
 
     def open(self, *, repair: bool = True) -> Cache:
         """Return the opened store, to be used in a `with` block; see `Cache.open` for `repair`."""
         from shipway.cache import Cache  # noqa: PLC0415  --help and wrong usage need not wait for it
 
-        return Cache.open(self.root, driver=self.driver, remotes=self.remotes, repair=repair)
+        return Cache.open(config=self.config, repair=repair, **self._arguments())
+
+    def in_force(self) -> InForce:
+        """Return the configuration, and where its values come from."""
+        from shipway.config import load  # noqa: PLC0415  same
+
+        return load(self.config, **self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"root": self.root, "driver": self.driver, "remotes": self.remotes, "platform": self.platform}
 
     def show(self, document: Any, lines: Iterable[str]) -> None:
         """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from shipway.trees.entry import Entry, Kind
+from shipway.refs import FileStat
+from shipway.trees.entry import Kind
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
@@ -106,10 +107,10 @@ def _described(name: str, value: object) -> str:
     return "-" if value in (None, "") else str(value)
 
 
-def long_line(entry: Entry) -> str:
-    """Return one line about an entry, as `ls -l` has it: mode, owner, size, time, path."""
+def long_line(entry: FileStat) -> str:
+    """Return one line about an object of a tree, as `ls -l` has it: mode, owner, size, time, path."""
     mode = stat.filemode(_FILE_TYPES.get(entry.kind, 0) | entry.mode)
     what = f"{entry.dev[0]},{entry.dev[1]}" if entry.kind in ("char", "block") else str(entry.size)
     changed = datetime.fromtimestamp(entry.mtime_ns // 10**9, UTC)
     target = f" -> {visible(entry.link)}" if entry.link else ""
-    return f"{mode} {entry.uid:>5} {entry.gid:>5} {what:>10} {when(changed)} /{visible(entry.path)}{target}"
+    return f"{mode} {entry.uid:>5} {entry.gid:>5} {what:>10} {when(changed)} {visible(entry.path)}{target}"

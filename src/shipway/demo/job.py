@@ -21,11 +21,13 @@ from pathlib import Path
 import zstandard
 
 from shipway.cache import Cache
+from shipway.config import Config
 from shipway.demo.changes import Plan, apply, edit, expect, plan_changes
 from shipway.demo.report import Report, Step, Target
 from shipway.demo.server import serving
 from shipway.errors import Corrupt, Invalid, NotFound
-from shipway.oci import Reference, key_tag
+from shipway.oci import key_tag
+from shipway.references import Reference
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
 from shipway.trees.compare import Look, differences, look
 from shipway.trees.removal import remove_tree
@@ -72,7 +74,7 @@ class _Job:
         self._tree = tree
         self._announce = announce
         self._owners = os.geteuid() == 0
-        self._a = stack.enter_context(Cache.open(work / "a"))
+        self._a = stack.enter_context(Cache.open(work / "a", config=Config()))
         self._steps: list[Step] = []
         self._targets: list[Target] = []
         self._mismatches: list[str] = []
@@ -84,7 +86,7 @@ class _Job:
         expected = self._commit(source, plan, name)
         with self._step("A", "serve", "a process of its own"):
             address = self._stack.enter_context(serving(self._work / "a", self._work / "server.log"))
-        b = self._stack.enter_context(Cache.open(self._work / "b", remotes=[address]))
+        b = self._stack.enter_context(Cache.open(self._work / "b", remotes=[address], config=Config()))
         remote = self._lookup(b)
         self._extract(remote, plan.sample, expected)
         pulled = self._pull(remote, expected)

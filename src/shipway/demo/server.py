@@ -25,15 +25,19 @@ _LINE = 4096
 def serving(root: Path, log: Path) -> Iterator[str]:
     """Yield the reference of a server of the store at `root`; what it prints on stderr goes to `log`.
 
-    It is stopped on leaving, and stops by itself should this process be killed.
+    The user's configuration is not its. It is stopped on leaving, and stops by itself should this process be killed.
     Raises `Unavailable` if it does not start.
     """
     command = [sys.executable, "-m", "shipway", "--root", str(root), "--json", "serve", "--port", "0", "--until-eof"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHIPWAY_")}
+    environment["SHIPWAY_CONFIG"] = os.devnull
     server = None
     with log.open("wb") as errors:
         try:
             with _signals_held_back():
-                server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+                server = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+                )
             yield _reference(server, log)
         finally:
             if server is not None:

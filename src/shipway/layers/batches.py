@@ -6,7 +6,8 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import BinaryIO, Self
 
 from fastcrc import crc64
@@ -14,14 +15,16 @@ from fastcrc import crc64
 from shipway import oci
 from shipway.layers.blocks import HOLE, ZEROS
 from shipway.layers.compression import Compression, media_type
+from shipway.layers.estargz_table import StargzWriter
 from shipway.layers.frames import Frames, frames, zeros
 from shipway.layers.output import write_all
 from shipway.layers.split import WHOLE, Part
-from shipway.layers.table import FileContent, TableWriter
+from shipway.layers.table import FileContent, LayerTable, TableWriter
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 BATCH_SIZE = 4 << 20
+_ZEROS_CHUNK = 1 << 20
 Member = tuple[Entry, str, int, int]
 """An entry, its archive name, and where in the batch the raw bytes before its content start and end."""
 
@@ -80,6 +83,8 @@ class _Encoded:
     frames: list[Buffer]
     digests: list[str]
     checksums: list[int]
+    parts: list[Part] = field(default_factory=list)
+    """Of a large file, what each frame holds."""
 
 
 class _Content:
@@ -109,7 +114,7 @@ class Pipeline:
         self._compression = compression
         self._level = level
         self._codecs = [frames(compression, level) for _ in range(threads)]
-        self._table = TableWriter(level or 3) if compression is Compression.ZSTD_CHUNKED else None
+        self._table = _new_table(compression, level)
         self._hasher = ThreadPoolExecutor(1, "pack-hash")
         self._digester = ThreadPoolExecutor(1, "pack-digest")
         self._compressors = ThreadPoolExecutor(threads, "pack-compress")
@@ -160,17 +165,19 @@ class Pipeline:
         """Write what is left and return the blob's descriptor, the DiffID and the archive's size in bytes."""
         for _, written in self._pending:
             written.result()
-        diff_id = "sha256:" + self._diff.hexdigest()
-        annotations = {oci.UNCOMPRESSED: diff_id}
+        annotations: dict[str, str] = {}
         if self._table is not None:
-            end, more = self._table.finish(self._blob_size)
-            annotations |= more
-            self._put(end)
+            end = self._table.finish(self._blob_size, self._diff_size)
+            self._diff.update(end.archive)
+            self._diff_size += len(end.archive)
+            annotations = end.annotations
+            self._put(end.blob)
+        diff_id = "sha256:" + self._diff.hexdigest()
         descriptor = Descriptor(
             media_type=media_type(self._compression),
             digest="sha256:" + self._blob.hexdigest(),
             size=self._blob_size,
-            annotations=annotations,
+            annotations={oci.UNCOMPRESSED: diff_id, **annotations},
         )
         return descriptor, diff_id, self._diff_size
 
@@ -192,6 +199,8 @@ class Pipeline:
             checksums = [crc64.go_iso(content) for content in contents]
             if not bounds or bounds[-1][1] < batch.used:
                 bounds.append((bounds[-1][1] if bounds else 0, batch.used))
+            if not self._table.headers_apart:
+                bounds = _with_what_follows(bounds)
             return _Encoded(codec.compress(batch.buffer, bounds), digests, checksums)
         finally:
             self._codecs.append(codec)
@@ -199,6 +208,8 @@ class Pipeline:
     def _encode_parts(self, batch: Batch, codec: Frames) -> _Encoded:
         chunked = self._table is not None
         parts = batch.parts if chunked else _joined(batch.parts)
+        if self._compression is Compression.ESTARGZ:
+            parts = [piece for part in parts for piece in _without_holes(part)]
         data = [part for part in parts if not part.is_hole]
         made = iter(codec.compress(batch.buffer, [(part.start, part.start + part.size) for part in data]))
         pieces: list[Buffer] = []
@@ -210,8 +221,8 @@ class Pipeline:
                 continue
             hole = zeros(self._compression, self._level, part.size)
             pieces += [b"".join(hole)] if chunked else hole
-            digests.append("")
-        return _Encoded(pieces, digests, [])
+            digests.append(_zeros_digest(part.size) if self._compression is Compression.ESTARGZ else "")
+        return _Encoded(pieces, digests, [], parts)
 
     def _write(
         self,
@@ -228,7 +239,7 @@ class Pipeline:
         if digested is not None:
             digested.result()
         if self._table is not None and content is not None:
-            self._enter_parts(self._table, batch, done, content)
+            self._enter_parts(self._table, done, content)
         for data in done.frames if batch.parts else [b"".join(done.frames)]:
             self._put(data)
         hashed.result()
@@ -238,9 +249,12 @@ class Pipeline:
         self._blob.update(data)
         self._blob_size += len(data)
 
-    def _enter_members(self, table: TableWriter, batch: Batch, done: _Encoded) -> None:
+    def _enter_members(self, table: LayerTable, batch: Batch, done: _Encoded) -> None:
         view, at, index, last = batch.view, self._blob_size, 0, 0
         lengths = [len(frame) for frame in done.frames]
+        if not table.headers_apart:  # as if nothing were between one content and the next
+            lengths = [one for length in lengths for one in (length, 0)]
+            lengths[1:2] = []
         for entry, name, start, end in batch.members:
             header, last = view[start:end], end
             if not entry.size:
@@ -259,12 +273,12 @@ class Pipeline:
         if last < batch.used:
             table.trailer(view[last : batch.used])
 
-    def _enter_parts(self, table: TableWriter, batch: Batch, done: _Encoded, content: _Content) -> None:
+    def _enter_parts(self, table: LayerTable, done: _Encoded, content: _Content) -> None:
         assert self._large is not None
         entry, name, header = self._large
         at = self._blob_size
         start = self._chunks[-1].start + self._chunks[-1].size if self._chunks else 0
-        for part, frame, digest in zip(batch.parts, done.frames, done.digests, strict=True):
+        for part, frame, digest in zip(done.parts, done.frames, done.digests, strict=True):
             self._chunks.append(Chunk(at, len(frame), start, part.size, digest, part.is_hole))
             at += len(frame)
             start += part.size
@@ -282,6 +296,33 @@ def _bounds(batch: Batch) -> list[tuple[int, int]]:
             last = end + entry.size
             bounds.append((end, last))
     return bounds
+
+
+def _with_what_follows(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the bounds of what is before the first content, and of each content with what follows it."""
+    ends = [end for _, end in bounds]
+    inner = range(1, len(bounds), 2)
+    return [bounds[0], *((bounds[index][0], ends[min(index + 1, len(ends) - 1)]) for index in inner)]
+
+
+def _new_table(compression: Compression, level: int | None) -> LayerTable | None:
+    if compression is Compression.ZSTD_CHUNKED:
+        return TableWriter(level or 3)
+    return StargzWriter(2 if level is None else level) if compression is Compression.ESTARGZ else None
+
+
+def _without_holes(part: Part) -> Iterator[Part]:
+    """Yield a part, or a hole in pieces: eStargz has none, and zeros are chunks like any others."""
+    if not part.is_hole:
+        yield part
+        return
+    for done in range(0, part.size, _ZEROS_CHUNK):
+        yield Part(-1, min(_ZEROS_CHUNK, part.size - done))
+
+
+@lru_cache(maxsize=64)
+def _zeros_digest(size: int) -> str:
+    return oci.sha256(bytes(size))
 
 
 def _joined(parts: list[Part]) -> list[Part]:

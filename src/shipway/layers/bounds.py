@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shipway.errors import TooLarge
 from shipway.layers.compression import ByteSource
 from shipway.limits import Limits
@@ -30,6 +32,12 @@ class Bounds:
             raise self._too_large(f"its files claim more than the {self._limits.size} bytes allowed", "size")
         if self._entries > self._limits.entries:
             raise self._too_large(f"has more than the {self._limits.entries} entries allowed", "entries")
+
+    def count_table(self, entries: Iterable[Entry]) -> None:
+        """Take all entries of a table of contents, and what their chunks are said to inflate to."""
+        for entry in entries:
+            self.count(entry)
+            self.count_data(sum(chunk.size for chunk in entry.chunks if not chunk.zeros))
 
     def count_data(self, size: int) -> None:
         """Take `size` bytes more that are not zeros."""

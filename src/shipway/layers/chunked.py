@@ -19,6 +19,9 @@ OLD_PREFIX = "io.containers.zstd-chunked."
 CHECKSUM = "manifest-checksum"
 POSITION = "manifest-position"
 TAR_SPLIT_POSITION = "tarsplit-position"
+HEADERS = "dev.shipway.layer.headers"
+"""Shipway's own: the archive's headers are those that version of `layers.headers` makes of the table of contents."""
+HEADERS_VERSION = "1"
 ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
 """The annotation of an eStargz table of contents; a layer has one kind or the other."""
 
@@ -61,6 +64,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel", g
     name_raw: str = ""
     link_name_raw: str = ""
     xattrs_raw: dict[str, str] = {}
+    inner_offset: Count = 0
+    """eStargz: how many bytes of the gzip member come before the chunk."""
 
 
 class Table(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):

@@ -27,6 +27,8 @@ class Compression(StrEnum):
     """zstd with one frame a chunk and a table of contents; read as plain zstd by all who know nothing of it."""
     ZSTD = "zstd"
     GZIP = "gzip"
+    ESTARGZ = "estargz"
+    """gzip with a member a chunk and a table of contents, which is in the archive too: so the DiffID is another."""
     UNCOMPRESSED = "uncompressed"
 
 
@@ -34,6 +36,7 @@ _WRITTEN = {
     Compression.ZSTD_CHUNKED: LAYER_ZSTD,
     Compression.ZSTD: LAYER_ZSTD,
     Compression.GZIP: LAYER_GZIP,
+    Compression.ESTARGZ: LAYER_GZIP,
     Compression.UNCOMPRESSED: LAYER_TAR,
 }
 _NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
@@ -81,7 +84,7 @@ def decompressed(pieces: Iterator[Buffer], compression: Compression, where: str 
     """
     if compression is Compression.UNCOMPRESSED:
         return _Plain(pieces)
-    if compression is Compression.GZIP:
+    if compression in (Compression.GZIP, Compression.ESTARGZ):
         return _Gzip(pieces, where)
     return _Zstd(pieces, where)
 

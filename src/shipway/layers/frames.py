@@ -23,6 +23,7 @@ _LEVELS = {
     Compression.ZSTD_CHUNKED: (3, range(1, 23)),
     Compression.ZSTD: (3, range(1, 23)),
     Compression.GZIP: (2, range(4)),
+    Compression.ESTARGZ: (2, range(4)),
     Compression.UNCOMPRESSED: (0, range(1)),
 }
 
@@ -42,7 +43,7 @@ def frames(compression: Compression, level: int | None) -> Frames:
         raise Invalid(
             f"{compression} has no level {level}", todo=f"choose one from {levels.start} to {levels.stop - 1}"
         )
-    if compression is Compression.GZIP:
+    if compression in (Compression.GZIP, Compression.ESTARGZ):
         return _Gzip(level)
     if compression is Compression.UNCOMPRESSED:
         return _Plain()

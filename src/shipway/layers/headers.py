@@ -24,6 +24,10 @@ WHITEOUT = ".wh."
 WHITEOUT_META = ".wh..wh."
 """Prefix of names that mean something else, or nothing."""
 OPAQUE = ".wh..wh..opq"
+TABLE_NAME = "stargz.index.json"
+LANDMARK = ".no.prefetch.landmark"
+FORMATS_OWN = frozenset({TABLE_NAME, LANDMARK, ".prefetch.landmark"})
+"""Files that eStargz puts into the root directory of an archive: they are of the format, never of the tree."""
 
 _NAME = 100
 _PREFIX = 155
@@ -46,10 +50,16 @@ _HEADER = b"%b%b%011o\0%011o\0        %b%bustar\x0000" + bytes(64) + b"%07o\0%07
 
 
 def archive_name(entry: Entry) -> str:
-    """Return the name that `entry` has in an archive; `Invalid` if that is taken by whiteouts or too long."""
+    """Return the name that `entry` has in an archive; `Invalid` if that is taken by a format or too long."""
     path, kind = entry.path, entry.kind
     if len(path) > MAX_PATH:
         raise Invalid(f"a path of more than {MAX_PATH} characters", where=repr(path[:200]))
+    if path in FORMATS_OWN:
+        raise Invalid(
+            "a layer cannot hold this name, it would mean a table of contents",
+            where=repr(path),
+            todo="rename it or leave it out",
+        )
     if kind == "reg" and ".wh." not in path:
         return path
     if kind == "opaque":

@@ -16,6 +16,7 @@ from shipway.errors import SizeMismatch, Truncated
 from shipway.layers.batches import Batch, Pipeline
 from shipway.layers.blocks import padding
 from shipway.layers.compression import Compression
+from shipway.layers.estargz_table import LANDMARK_CONTENT, LANDMARK_ENTRY
 from shipway.layers.headers import END_OF_ARCHIVE, archive_name, header
 from shipway.layers.split import WHOLE, Splitter
 from shipway.oci import Descriptor
@@ -55,9 +56,11 @@ def pack(
     with Pipeline(out, compression, level, threads or os.cpu_count() or 1, where) as pipeline:
         total = sum(entry.size for entry in entries) if isinstance(entries, Sequence) else None
         packer = _Packer(tree, pipeline, where, progress, total)
+        if compression is Compression.ESTARGZ:
+            packer.add_landmark()
         for entry in entries:
             packer.add(entry)
-        packer.finish()
+        packer.finish(END_OF_ARCHIVE if compression is not Compression.ESTARGZ else b"")
         descriptor, diff_id, diff_size = pipeline.finish()
     return Packed(descriptor, diff_id, diff_size)
 
@@ -94,8 +97,15 @@ class _Packer:
         if is_large:
             self._add_large(entry)
 
-    def finish(self) -> None:
-        tail = bytes(self._padding) + END_OF_ARCHIVE
+    def add_landmark(self) -> None:
+        head = header(LANDMARK_ENTRY, LANDMARK_ENTRY.path)
+        start = self._batch.append(head)
+        self._batch.members.append((LANDMARK_ENTRY, LANDMARK_ENTRY.path, start, start + len(head)))
+        self._batch.append(LANDMARK_CONTENT)
+        self._padding = padding(LANDMARK_ENTRY.size)
+
+    def finish(self, end: bytes) -> None:
+        tail = bytes(self._padding) + end
         if len(tail) > self._batch.room:
             self._submit()
         self._batch.append(tail)

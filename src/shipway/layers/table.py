@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import zstandard
@@ -32,8 +32,37 @@ class FileContent(NamedTuple):
     chunks: Sequence[Chunk]
 
 
+class End(NamedTuple):
+    """What a table adds to a layer: bytes of its blob, what of them is archive, annotations of its descriptor."""
+
+    blob: bytes
+    archive: bytes
+    annotations: dict[str, str]
+
+
+class LayerTable(Protocol):
+    """Takes a layer's entries as they are packed, and makes a table of contents of them."""
+
+    headers_apart: bool
+    """Whether padding and headers after a content are compressed apart from it."""
+
+    def add(self, entry: Entry, name: str, header: Buffer, content: FileContent | None = None) -> None:
+        """Take the next entry, its archive name, and the raw bytes between the last content and its own."""
+
+    def trailer(self, raw: Buffer) -> None:
+        """Take raw bytes that belong to no entry's content."""
+
+    def finish(self, offset: int, archive: int) -> End:
+        """Return the end of a blob that has `offset` bytes so far, of `archive` bytes of tar.
+
+        It has no annotations if the table is larger than readers would take.
+        """
+
+
 class TableWriter:
-    """Collects a layer's entries in order, with their header bytes and their chunks."""
+    """Collects a layer's entries in order, with their header bytes and their chunks; implements `LayerTable`."""
+
+    headers_apart = True
 
     def __init__(self, level: int) -> None:
         """Start an empty table; `level` is zstd's."""
@@ -51,27 +80,24 @@ class TableWriter:
         raw, count = b2a_base64(header, newline=False), self._count
         self._split.add(_SEGMENT % (raw, count) + _FILE % (named, entry.size, payload, count + 1))
         self._count = count + 2
-        self._table.add(self._separator + _encode(_record(entry, text, name_raw, content)))
+        self._table.add(self._separator + _encode(record_of(entry, name, content)))
         self._separator = b","
         if content is not None:
             for chunk in content.chunks[1:]:
-                self._table.add(b"," + _encode(_chunk_record(text, chunk)))
+                self._table.add(b"," + _encode(chunk_record(text, chunk)))
 
     def trailer(self, raw: Buffer) -> None:
         """Take raw bytes that belong to no entry's content."""
         self._split.add(_SEGMENT % (b2a_base64(raw, newline=False), self._count))
         self._count += 1
 
-    def finish(self, offset: int) -> tuple[bytes, dict[str, str]]:
-        """Return the end of a blob that has `offset` bytes so far, and the descriptor's annotations.
-
-        Both are empty if the table is larger than readers would take: then this is plain zstd.
-        """
+    def finish(self, offset: int, archive: int) -> End:  # noqa: ARG002  of the contract
+        """Return the end of a blob that has `offset` bytes so far; it is empty if the table is too large."""
         split = self._split.finish()
         self._table.add(b'],"tarSplitDigest":"%b"}' % oci.sha256(split).encode())
         toc = self._table.finish()
         if self._table.size > chunked.MAX_TABLE:
-            return b"", {}
+            return End(b"", b"", {})
         at = offset + chunked.SKIPPABLE.size
         split_at = at + len(toc) + chunked.SKIPPABLE.size
         place = (at, len(toc), self._table.size, chunked.TABLE_TYPE)
@@ -81,8 +107,9 @@ class TableWriter:
             chunked.PREFIX + chunked.CHECKSUM: oci.sha256(toc),
             chunked.PREFIX + chunked.POSITION: ":".join(map(str, place)),
             chunked.PREFIX + chunked.TAR_SPLIT_POSITION: ":".join(map(str, split_place)),
+            chunked.HEADERS: chunked.HEADERS_VERSION,
         }
-        return skippable(toc) + skippable(split) + skippable(footer), annotations
+        return End(skippable(toc) + skippable(split) + skippable(footer), b"", annotations)
 
 
 class _Compressing:
@@ -128,10 +155,12 @@ def _base64(raw: bytes) -> str:
     return b2a_base64(raw, newline=False).decode()
 
 
-def _record(entry: Entry, name: str, name_raw: str, content: FileContent | None) -> Record:
+def record_of(entry: Entry, name: str, content: FileContent | None) -> Record:
+    """Return the record of an entry with an archive name, and of its first chunk."""
+    text, name_raw = _text(name)
     record = Record(
         type=_TYPES.get(entry.kind, entry.kind),
-        name=name,
+        name=text,
         name_raw=name_raw,
         mode=entry.mode,
         uid=entry.uid,
@@ -144,11 +173,11 @@ def _record(entry: Entry, name: str, name_raw: str, content: FileContent | None)
     if entry.kind in ("char", "block"):
         record.dev_major, record.dev_minor = entry.dev
     for key, value in sorted(entry.xattrs.items()):
-        text, raw = _text(os.fsdecode(xattr_key(key).removeprefix(XATTR)))
+        known, raw = _text(os.fsdecode(xattr_key(key).removeprefix(XATTR)))
         if raw:
             record.xattrs_raw = {**record.xattrs_raw, raw: _base64(value)}
         else:
-            record.xattrs = {**record.xattrs, text: _base64(value)}
+            record.xattrs = {**record.xattrs, known: _base64(value)}
     if content is not None:
         first, last = content.chunks[0], content.chunks[-1]
         record.digest = content.digest
@@ -160,7 +189,8 @@ def _record(entry: Entry, name: str, name_raw: str, content: FileContent | None)
     return record
 
 
-def _chunk_record(name: str, chunk: Chunk) -> Record:
+def chunk_record(name: str, chunk: Chunk) -> Record:
+    """Return the record of a further chunk."""
     return Record(
         type="chunk",
         name=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, Self
@@ -14,14 +14,14 @@ from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
-from shipway.layers.compression import ByteSource, compression_of, decompressed
+from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
 from shipway.layers.toc import parse_toc, toc_location
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.trees.entry import Buffer, TreeSink
+from shipway.trees.entry import Buffer, Entry, TreeSink
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -63,15 +63,13 @@ def unpack(
     where = where or descriptor.digest
     location = toc_location(descriptor)
     window = Window(location) if location is not None else None
-    witness = Witness(sink) if location is not None else None
     blob = _Blob(pieces, descriptor, keep, window, where)
     source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    bounds = Bounds(limits, descriptor.size, where) if limits is not None else None
-    if bounds is not None:
-        source = BoundedSource(source, bounds)
-    with _Inflating(source, witness) as inflating:
+    unpacking = _Unpacking(source, sink, descriptor, limits, where, compare=location is not None)
+    with unpacking.inflating as inflating:
         try:
-            entries = _feed(inflating, witness or sink, blob, bounds, progress)
+            buffers = inflating.buffers()
+            entries = unpacking.feed(_reporting(buffers, blob, progress) if progress else buffers)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -83,28 +81,82 @@ def unpack(
     blob.check()
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
-    if location is not None and window is not None and witness is not None:
-        bounds = Bounds(limits, descriptor.size, where) if limits is not None else None
-        witness.check(parse_toc(bytes(window.data), location, where, bounds), where)
+    if location is not None and window is not None:
+        unpacking.check(parse_toc(bytes(window.data), location, where))
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
-def _feed(
-    inflating: _Inflating, sink: TreeSink, blob: _Blob, bounds: Bounds | None, progress: ProgressCallback | None
-) -> int:
-    entries = 0
-    buffers = inflating.buffers()
-    if progress is not None:
-        buffers = _reporting(buffers, blob, progress)
-    add = sink.add
-    for entry, content in TarReader(Blocks(buffers), blob.where):
+def unpack_archive(
+    pieces: Iterator[Buffer],
+    descriptor: Descriptor,
+    diff_id: str,
+    sink: TreeSink,
+    *,
+    table: Sequence[Entry],
+    limits: Limits | None = None,
+) -> Unpacked:
+    """Feed the entries of the archive that `pieces` are, not compressed, to `sink`.
+
+    When it returns, it had the digest `diff_id`, and says what the blob's `table` of contents says; before that
+    nothing of `sink` is to be trusted. See `unpack`.
+    """
+    where = descriptor.digest
+    source = decompressed(pieces, Compression.UNCOMPRESSED, where)
+    unpacking = _Unpacking(source, sink, descriptor, limits, where, compare=True)
+    with unpacking.inflating as inflating:
+        entries = unpacking.feed(inflating.buffers())
+        inflating.stop()
+    oci.check_match(inflating.digest, diff_id, f"{where} put together")
+    unpacking.check(table)
+    return Unpacked(inflating.digest, inflating.size, entries)
+
+
+class _Unpacking:
+    """An archive on its way to a sink, within bounds, and compared with a table of contents if there is one."""
+
+    def __init__(
+        self,
+        source: ByteSource,
+        sink: TreeSink,
+        descriptor: Descriptor,
+        limits: Limits | None,
+        where: str,
+        *,
+        compare: bool,
+    ) -> None:
+        self._where = where
+        self._witness = Witness(sink) if compare else None
+        self._add = self._witness.add if self._witness is not None else sink.add
+        self._limits = limits
+        self._size = descriptor.size
+        self._bounds = self._make_bounds()
+        if self._bounds is not None:
+            source = BoundedSource(source, self._bounds)
+        self.inflating = _Inflating(source, self._witness)
+
+    def _make_bounds(self) -> Bounds | None:
+        return Bounds(self._limits, self._size, self._where) if self._limits is not None else None
+
+    def feed(self, buffers: Iterator[Filled]) -> int:
+        """Give the sink all entries; return how many."""
+        entries = 0
+        add, bounds = self._add, self._bounds
+        for entry, content in TarReader(Blocks(buffers), self._where):
+            if bounds is not None:
+                bounds.count(entry)
+            add(entry, content)
+            entries += 1
+        for _ in buffers:
+            pass
+        return entries
+
+    def check(self, table: Sequence[Entry]) -> None:
+        """Raise `Corrupt` unless the table says what the archive, all read, said."""
+        assert self._witness is not None
+        bounds = self._make_bounds()
         if bounds is not None:
-            bounds.count(entry)
-        add(entry, content)
-        entries += 1
-    for _ in buffers:
-        pass
-    return entries
+            bounds.count_table(table)
+        self._witness.check(table, self._where)
 
 
 def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallback) -> Iterator[Filled]:

@@ -1,22 +1,25 @@
-"""Names in an archive that stand for changes instead of files (image-spec, layer.md, Whiteouts)."""
+"""Names in an archive that stand for changes instead of files (image-spec, layer.md, Whiteouts), or for nothing."""
 
 from __future__ import annotations
 
 from shipway.errors import Corrupt, UnsafeEntry
-from shipway.layers.headers import OPAQUE, WHITEOUT, WHITEOUT_META
+from shipway.layers.headers import FORMATS_OWN, OPAQUE, WHITEOUT, WHITEOUT_META
 from shipway.trees.entry import Entry, join
 
 
 def may_be_whiteout(path: str) -> bool:
-    """Whether some component of `path` starts as whiteouts do, so that `whiteout` has to look at it."""
-    return ".wh." in path and (path.startswith(WHITEOUT) or "/.wh." in path)
+    """Whether `whiteout` has to look at `path`: a component starts as whiteouts do, or it is a format's own."""
+    return path in FORMATS_OWN or (".wh." in path and (path.startswith(WHITEOUT) or "/.wh." in path))
 
 
 def whiteout(path: str, where: str) -> Entry | None:
     """Return the change that `path` stands for, or None for a name that means nothing here.
 
-    Old drivers left `.wh..wh.` names of their own in layers, which everyone passes over.
+    Old drivers left `.wh..wh.` names of their own in layers, which everyone passes over. So are the files that
+    eStargz adds: then a tree is the same whatever format it went through, and whoever lists it.
     """
+    if path in FORMATS_OWN:
+        return None
     parent, _, name = path.rpartition("/")
     if name == OPAQUE:
         return Entry(path=parent, kind="opaque")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
 import msgspec
 
@@ -150,16 +150,23 @@ class Blobs:
 class Ingest:
     """A blob being written, hashed on the way; gone when its block is left without `Blobs.keep`."""
 
-    def __init__(self, path: Path) -> None:
-        """Will be written at `path`."""
+    came = 0
+    """Bytes that were there from the beginning."""
+
+    def __init__(self, path: Path, mode: Literal["xb+", "ab+"] = "xb+") -> None:
+        """Will be written at `path`, which is opened with `mode`."""
         self._path: Path | None = path
         self._hash = hashlib.sha256()
         with disk_errors(path):
-            self.file: BinaryIO = open(path, "xb+", buffering=0)  # noqa: SIM115  closed in __exit__
+            self.file: BinaryIO = open(path, mode, buffering=0)  # noqa: SIM115  closed in __exit__
 
     def write(self, data: bytes | memoryview) -> None:
         """Append and hash `data`; `NoSpace` if the disk is full."""
         self._hash.update(data)
+        self.append(data)
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`, which the caller hashes; `NoSpace` if the disk is full."""
         with disk_errors(self._path):
             view = memoryview(data)
             while view:

@@ -86,6 +86,14 @@ CREATE TABLE checksums (
     used INTEGER NOT NULL
 );
 
+-- What checksums of a record's tree came to: see local/answers.py.
+CREATE TABLE answers (
+    record TEXT NOT NULL,
+    query TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (record, query)
+) WITHOUT ROWID;
+
 -- The state of a cache mount: the record that its next holder goes on with. Private ones may have several.
 CREATE TABLE cache_mounts (
     name TEXT NOT NULL,
@@ -136,6 +144,48 @@ CREATE TABLE tags (
 ) WITHOUT ROWID;
 CREATE INDEX tags_record ON tags (record) WHERE record IS NOT NULL;
 CREATE INDEX tags_manifest ON tags (manifest) WHERE manifest IS NOT NULL;
+
+-- Where contents are in the snapshots of this store, by digest: see local/contents.py.
+CREATE TABLE contents (
+    record TEXT PRIMARY KEY,
+    digests BLOB NOT NULL,        -- the first 8 bytes of each
+    places BLOB NOT NULL
+);
+
+-- Files in `kept/`, of pieces of remote layers that were fetched, by digest: see local/kept.py.
+CREATE TABLE kept (
+    name TEXT PRIMARY KEY,
+    digests BLOB NOT NULL,        -- the first 8 bytes of each
+    places BLOB NOT NULL,
+    bytes INTEGER NOT NULL,
+    used INTEGER NOT NULL
+);
+
+-- How records were pulled, as JSON: see local/reports.py.
+CREATE TABLE reports (record TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+
+-- Where blobs were seen: see local/places.py.
+CREATE TABLE places (
+    digest TEXT NOT NULL,
+    place TEXT NOT NULL,          -- the name of a remote
+    diff_id TEXT,                 -- set for layers
+    media_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    annotations TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (digest, place)
+) WITHOUT ROWID;
+CREATE INDEX places_diff ON places (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX places_seen ON places (seen);
+-- Blobs that were gone when they were wanted, by the image that names them and where it is: see local/absences.py.
+CREATE TABLE absences (
+    place TEXT NOT NULL,
+    image TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    noticed INTEGER NOT NULL,
+    PRIMARY KEY (place, image, blob)
+) WITHOUT ROWID;
 
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """

@@ -3,7 +3,7 @@
 The plan decides on every record, with a reason. Only what nobody holds, nothing else stands on and the
 options allow can go. If sizes are given, blobs go first that can be made again of a snapshot (those that were
 packed here, then those that came from elsewhere, which would be packed to other bytes), and only then trees: the
-least recently used first, and those that were used often later.
+least recently used first, and those that were used often later. Before all of it goes what is kept of remote layers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import heapq
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 from shipway.errors import Locked, NotFound
+from shipway.local.contents import learn_blob
 from shipway.local.filters import parse_filters
 from shipway.local.keeping import PruneOptions, bytes_to_keep
 from shipway.local.store import Store
@@ -31,21 +33,31 @@ _BATCH = 100
 
 
 def prune(
-    store: Store, options: PruneOptions, ids: Iterable[str] | None = None, *, dry_run: bool = False
+    store: Store,
+    options: PruneOptions,
+    ids: Iterable[str] | None = None,
+    *,
+    dry_run: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[PruneDecision]:
     """Remove what `options` say, of the records in `ids` if those are given; return what was done, in that order.
 
     A dry run does nothing, and returns a decision for every record of the store, also for those that stay.
+    It ends early, and whole, when `stopped` says so: it is asked after each removal.
     Raises `Invalid` for a filter that is none; with `ids`, `NotFound` or `Locked` for one that cannot
     be removed, before any is.
     """
     books = accounts(store)
     named = None if ids is None else _named(store, ids, books)
-    plan = Plan(books, options, named, _excess(store, books, options))
+    excess = _excess(store, books, options)
+    if named is None and not options.filters and not dry_run and (excess is None or excess > 0):
+        freed = store.kept.free(excess)  # what can be fetched again goes first
+        excess = None if excess is None else excess - freed
+    plan = Plan(books, options, named, excess)
     decisions = plan.decide()
     if dry_run:
         return decisions
-    done = list(_carried_out(store, decisions, plan.dropped))
+    done = list(takewhile(lambda _: not stopped(), _carried_out(store, decisions, plan.dropped)))
     collect(store)
     return done
 
@@ -237,6 +249,10 @@ def _carried_out(
 def _drop(store: Store, blobs: Sequence[Blob]) -> set[str]:
     """Remove blobs whose layers nobody has in use by now; return the digests of those that went."""
     dropped = set()
+    for blob in blobs:
+        known = store.blobs.get(blob.digest)
+        if known is not None:
+            learn_blob(store, known)  # as long as there is a table of contents to learn from
     with store.database.write():
         in_use = store.records.in_use()
         for blob in blobs:

@@ -92,6 +92,9 @@ def delete(db: sqlite3.Connection, record_id: str) -> None:
     db.execute("DELETE FROM manifests WHERE record = ?", (record_id,))
     db.execute("DELETE FROM cache_mounts WHERE record = ?", (record_id,))
     db.execute("DELETE FROM checksums WHERE layer = ?", (record_id,))
+    db.execute("DELETE FROM contents WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM reports WHERE record = ?", (record_id,))
+    db.execute("DELETE FROM answers WHERE record = ?", (record_id,))
 
 
 def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:

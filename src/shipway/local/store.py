@@ -3,6 +3,7 @@
     ROOT/shipway.db    records, holds, tags, manifests (SQLite)
     ROOT/blobs/sha256/ content-addressed blobs
     ROOT/snapshots/    trees, in the driver's own form
+    ROOT/kept/         what was fetched and may be of use again; safe to delete, too
     ROOT/ingest/       what is not finished; safe to delete when nobody has the store open
     ROOT/locks/        who has it open, and who is doing what
 
@@ -15,21 +16,27 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from shipway.errors import Invalid, NotFound, Unavailable
 from shipway.limits import Limits
 from shipway.local import layering
+from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
+from shipway.local.kept import Kept
 from shipway.local.leases import Leases
+from shipway.local.places import Places
 from shipway.local.records import Records
+from shipway.local.reports import Reports
 from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
 from shipway.oci import Descriptor
+from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.trees.copying import copy_entries
@@ -44,19 +51,31 @@ PIECE = 1 << 20
 class Store:
     """The rooms of one root directory, and what needs several of them at once."""
 
-    def __init__(self, root: Path, driver: str = "auto", *, repair: bool = True, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        driver: str = "auto",
+        *,
+        registries: Mapping[str, RegistrySettings] = MappingProxyType({}),
+        repair: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
-        `Unavailable` if the directory cannot be used. Without `repair` what the dead left stays as it is.
-        `limits` are what layers that come from outside are held to.
+        `Unavailable` if the directory cannot be used. `registries` is how those who move its refs speak
+        to each, by `host[:port]`. Without `repair` what the dead left stays as it is. `limits` are what layers
+        that come from outside are held to.
         """
         self.root = root
+        self.registries = registries
         self.limits = limits or Limits()
         self.repaired = repair
+        self.after_commit: Callable[[], None] = lambda: None
+        """Called when something was committed, imported or pulled; must return at once and raise nothing."""
         self.closed = False
         with disk_errors(root):
-            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "locks"):
+            for name in ("", "blobs", "blobs/sha256", "snapshots", "ingest", "kept", "locks"):
                 (root / name).mkdir(mode=0o700, parents=not name, exist_ok=True)
         self.database = Database(root / "shipway.db")
         try:
@@ -66,6 +85,10 @@ class Store:
             self.blobs = Blobs(root, self.database)
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
+            self.kept = Kept(root, self.database)
+            self.places = Places(self.database)
+            self.reports = Reports(self.database)
+            self.absences = Absences(self.database)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:
@@ -153,6 +176,7 @@ class Store:
             finally:
                 os.close(directory)
             self.leases.stale_locks()
+            self.kept.sweep()
             self.remove_orphans()
 
     def orphan_snapshots(self) -> list[str]:

@@ -50,6 +50,8 @@ _RULES = (
     ),
     _Rule("mounts", "target", f"record {_NO_RECORD}", "mount of a record that is gone", "DELETE FROM mounts"),
     _Rule("cache_mounts", "name", f"record {_NO_RECORD}", "its record is gone", "DELETE FROM cache_mounts"),
+    _Rule("contents", "record", f"record {_NO_RECORD}", "its record is gone", "DELETE FROM contents"),
+    _Rule("reports", "record", f"record {_NO_RECORD}", "its record is gone", "DELETE FROM reports"),
     _Rule(
         "tags",
         "name",
@@ -188,6 +190,8 @@ def verify_leftovers(store: Store, findings: Findings) -> None:
     if not alive and not store.repaired:  # else what lies there may be what somebody is making, this process too
         for name in sorted(os.listdir(store.root / "ingest")):
             findings.add("leftover", f"ingest/{name}", "was never finished", "it was removed", store.sweep)
+        for name in store.kept.strays():
+            findings.add("leftover", f"kept/{name}", "nobody will find it", "it was removed", store.kept.sweep)
 
 
 def _remove(store: Store, directory: str, name: str) -> None:

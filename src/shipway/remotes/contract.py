@@ -14,8 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
+from shipway.errors import Unavailable
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
+
+
+class RangesRefused(Unavailable):
+    """The place answers ranges with whole blobs; `remotes.spooled` makes do with those."""
 
 
 class BlobSource(Protocol):
@@ -23,7 +28,7 @@ class BlobSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in messages, without credentials: `oci://host/repository`."""
+        """What to call it in messages, without credentials: its reference without a tag, such as `oci://host/repository`."""
 
     @property
     def traffic(self) -> Traffic:
@@ -35,7 +40,8 @@ class BlobSource(Protocol):
         """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
 
         Yields pieces of at most 1 MiB, each valid until the next. Leaving the block early stops the
-        download. A range is never silently answered with the whole blob. A connection that
+        download. A range is never silently answered with the whole blob: `RangesRefused`, of which the rest
+        of the blob has not been read. A connection that
         breaks is resumed where it broke. The pieces are *not* checked against the digest (a
         range cannot be); the sum of their lengths is: `Truncated`.
         """
@@ -70,7 +76,7 @@ class Remote(BlobSource, Protocol):
     ) -> None:
         """Upload a blob; `open_blob` opens its bytes anew for each attempt; `sent` hears of bytes as they go.
 
-        `mount_from` names another repository of the same registry that may have the blob: then nothing is sent.
+        `mount_from` is the name of another remote that may have the blob: what can take it from there sends nothing.
 
         The server's idea of the digest is compared: `DigestMismatch`.
         """

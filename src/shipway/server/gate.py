@@ -8,7 +8,7 @@ import logging
 
 from aiohttp import hdrs, web
 
-from shipway import oci
+from shipway.references import is_loopback
 from shipway.server.answers import Handler, refuse
 
 _log = logging.getLogger("shipway.server")
@@ -61,7 +61,7 @@ class Gate:
             return response
         transport = request.transport
         bound = transport.get_extra_info("sockname") if transport is not None else None
-        if bound and oci.is_loopback(str(bound[0])) and not oci.is_loopback(request.host):
+        if bound and is_loopback(str(bound[0])) and not is_loopback(request.host):
             return refuse(403, "DENIED", "this server is for its own machine")
         if hdrs.ORIGIN in request.headers and request.method not in ("GET", "HEAD"):
             return refuse(403, "DENIED", "not for web pages")

@@ -101,7 +101,7 @@ class StoreBackend:
         with self._store.blobs.open(config.digest) as file:
             parsed = parse_config(file.read(oci.MAX_CONFIG + 1), config, where)
         diff_ids = check_diff_ids(parsed.rootfs.diff_ids, manifest, where)
-        return pull(self._store, where, manifest.layers, diff_ids, remote=None)
+        return pull(self._store, where, manifest.layers, diff_ids, remote=None).record
 
     def delete_tag(self, repository: str, tag: str) -> None:
         """Remove a tag; `NotFound` if there is none. The ref that it named stays."""

@@ -77,6 +77,12 @@ class SnapshotDriver(Protocol):
     def tree(self, chain: Chain) -> AbstractContextManager[LocalTree]:
         """Return the chain's tree to be read without mounting it; descriptors are closed on leaving."""
 
+    def files(self, key: str) -> AbstractContextManager[LocalTree]:
+        """Return the files that a committed snapshot itself holds, by their paths in its layer.
+
+        It may hold others too, of the tree below. Only `open` is to be relied on.
+        """
+
     def changes(self, chain: Chain) -> list[Entry]:
         """Return what `chain[-1]` changes in the tree below it, as a layer's entries in `path_key` order.
 

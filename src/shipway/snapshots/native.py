@@ -154,6 +154,12 @@ class NativeDriver:
         with DirectoryTree(self._files(chain)) as tree:
             yield tree
 
+    @contextmanager
+    def files(self, key: str) -> Iterator[DirectoryTree]:
+        """Return the files that a snapshot itself holds; see `SnapshotDriver.files`."""
+        with DirectoryTree(self._layout.files([key])[0]) as tree:
+            yield tree
+
     def changes(self, chain: Chain) -> list[Entry]:
         """Return what `chain[-1]` changes in the tree below it; see `SnapshotDriver.changes`."""
         with self.tree(chain) as upper:

@@ -21,6 +21,7 @@ from shipway.snapshots.mount import Overlay, mount_all
 from shipway.snapshots.mountpoints import Mountpoints
 from shipway.trees import xattrs
 from shipway.trees.diff import layer_changes
+from shipway.trees.directory import DirectoryTree
 from shipway.trees.entry import Entry, TreeSink, parent_of
 from shipway.trees.layer_writer import LayerWriter
 from shipway.trees.removal import empty_directory, remove_tree
@@ -277,6 +278,12 @@ class OverlayDriver:
             yield None
             return
         with self.tree(chain[:-1]) as tree:
+            yield tree
+
+    @contextmanager
+    def files(self, key: str) -> Iterator[DirectoryTree]:
+        """Return the files that a snapshot itself holds; see `SnapshotDriver.files`."""
+        with DirectoryTree(self._layout.files([key])[0]) as tree:
             yield tree
 
     def changes(self, chain: Chain) -> list[Entry]:

@@ -28,7 +28,8 @@ class _Stopped(Exception):
 class _Feed(Generic[T]):
     """What one job has made and nobody has taken yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
         self._changed = threading.Condition()
         self._batches: deque[tuple[list[T], int]] = deque()
         self._held = 0
@@ -64,7 +65,7 @@ class _Feed(Generic[T]):
 
     def _put(self, batch: list[T], weight: int) -> None:
         with self._changed:
-            while self._batches and self._held + weight > BUDGET and not self._stopped:
+            while self._batches and self._held + weight > self._budget and not self._stopped:
                 self._changed.wait()
             if self._stopped:
                 raise _Stopped
@@ -94,18 +95,21 @@ class _Feed(Generic[T]):
             self._changed.notify_all()
 
 
-def run_ahead(jobs: Iterable[Job[T]], weigh: Callable[[T], int], *, workers: int = WORKERS) -> Generator[T, None, None]:
+def run_ahead(
+    jobs: Iterable[Job[T]], weigh: Callable[[T], int], *, workers: int = WORKERS, budget: int = BUDGET
+) -> Generator[T, None, None]:
     """Yield the items of all jobs, job by job in their order, while up to `workers` of them run.
 
-    `weigh` gives an item's size in bytes. An exception of a job comes out where its items would. When the
-    generator is left early, all jobs are stopped and have ended before it returns.
+    `weigh` gives an item's size in bytes, `budget` how many of them each job may be ahead of its reader. An
+    exception of a job comes out where its items would. When the generator is left early, all jobs are
+    stopped and have ended before it returns.
     """
     waiting = iter(jobs)
     feeds: deque[_Feed[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="shipway-read") as pool:
 
         def start(job: Job[T]) -> None:
-            feed: _Feed[T] = _Feed()
+            feed: _Feed[T] = _Feed(budget)
             feeds.append(feed)
             pool.submit(feed.run, job, weigh)
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Self
 
+from msgspec.structs import replace
+
 from shipway import oci
-from shipway.errors import Truncated
+from shipway.errors import Corrupt, Truncated
 from shipway.layers.bounds import Bounds
 from shipway.layers.toc import TocLocation, decode_chunk, parse_toc
 from shipway.limits import Limits
+from shipway.local.kept import Kept, Pack
+from shipway.local.kept import Piece as KeptPiece
 from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job
@@ -41,10 +47,13 @@ class _File:
 class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
-    def __init__(self, remote: BlobSource, descriptor: Descriptor, location: TocLocation, limits: Limits) -> None:
-        """Read from `remote`; nothing is fetched yet."""
+    def __init__(
+        self, remote: BlobSource, descriptor: Descriptor, location: TocLocation, kept: Kept | None, limits: Limits
+    ) -> None:
+        """Read from `remote`, and what was read before from `kept`; nothing is fetched yet."""
         self._limits = limits
         self._remote = remote
+        self._kept = kept
         self._descriptor = descriptor
         self._location = location
         self._where = f"{remote.name}@{descriptor.digest}"
@@ -61,40 +70,86 @@ class ChunkedLayer:
         Raises what the remote raises, and `Corrupt` and its kinds.
         """
         if self._entries is None:
-            location = self._location
-            with self._remote.read_blob(self._descriptor, location.offset, location.length) as pieces:
-                data = b"".join(pieces)
-            bounds = Bounds(self._limits, self._descriptor.size, self._where)
-            self._entries = parse_toc(data, location, self._where, bounds)
+            data, _ = read_table(self._remote, self._descriptor, self._location, self._kept)
+            entries = parse_toc(data, self._location, self._where)
+            Bounds(self._limits, self._descriptor.size, self._where).count_table(entries)
+            self._entries = entries
         return self._entries
 
-    def jobs(self, entries: Iterable[Entry]) -> list[Job[Piece]]:
+    def jobs(self, entries: Iterable[Entry], pack: Pack | None = None) -> list[Job[Piece]]:
         """Return what reads the contents of `entries`, one job for each range to fetch.
 
         Every chunk is checked against its digest before it is delivered, and every file's whole
-        content before its last piece is.
+        content before its last piece is. What is fetched goes to `pack`; files all of which is kept are not.
         """
-        jobs: list[Job[Piece]] = []
-        for files in _passes(_File.of(entry) for entry in entries):
+        entries = list(entries)
+        held = self._held(entries)
+        here = [entry for entry in entries if _is_held(entry, held)]
+        jobs: list[Job[Piece]] = [partial(self._read_held, here, held)] if here else []
+        lacking = [entry for entry in entries if not _is_held(entry, held)] if here else entries
+        for files in _passes(_File.of(entry) for entry in lacking):
             ranges = plan((file.extent for file in files), self._descriptor.size)
             rest = list(reversed(files))
             for one in ranges or [Range(0, 0)]:
                 inside = []
                 while rest and rest[-1].extent.end <= one.end:
                     inside.append(rest.pop().entry)
-                jobs.append(partial(self._read, one, inside))
+                jobs.append(partial(self._read, one, inside, pack))
         return jobs
 
-    def _read(self, wanted: Range, entries: Sequence[Entry]) -> Generator[Piece, None, None]:
+    def _held(self, entries: Iterable[Entry]) -> Mapping[str, KeptPiece]:
+        if self._kept is None:
+            return {}
+        return self._kept.find(chunk.digest for entry in entries for chunk in entry.chunks if not chunk.zeros)
+
+    def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
+        """Yield the checked contents of chunks of the file `path`; those that follow one another are one range.
+
+        None is fetched that was fetched before.
+        """
+        held = self._kept.find(chunk.digest for chunk in chunks) if self._kept is not None else {}
+        for is_held, run in groupby(chunks, lambda chunk: chunk.digest in held):
+            some = list(run)
+            yield from self._take_held(path, some, held) if is_held else self._fetch(path, some)
+
+    def _take_held(self, path: str, chunks: Iterable[Chunk], held: Mapping[str, KeptPiece]) -> Iterator[bytes]:
+        """Yield chunks that were fetched before; what turns out to be damaged, or gone, is fetched again."""
+        assert self._kept is not None
+        for chunk in chunks:
+            content = decode_kept(self._kept.read(held[chunk.digest]), chunk)
+            if content is not None:
+                yield content
+            else:
+                yield from self._fetch(path, [chunk])
+
+    def _fetch(self, path: str, chunks: Sequence[Chunk]) -> Iterator[bytes]:
+        """Fetch one range, from the first to the last of chunks, and yield these."""
+        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
+        with ExitStack() as stack:
+            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
+            pieces = stack.enter_context(self._remote.read_blob(self._descriptor, start, end - start))
+            stream = Stream(iter(pieces), start, self._where)
+            for chunk in chunks:
+                yield self._decode(chunk, path, stream, pack)
+
+    def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
+        """Yield files all of which was fetched before."""
+        for entry in entries:
+            chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
+            yield from self._read_file(entry, self._take_held(entry.path, chunks, held))
+
+    def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
         with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
-            stream = _Stream(iter(pieces), wanted.start, self._where)
+            stream = Stream(iter(pieces), wanted.start, self._where)
             for entry in entries:
-                yield from self._read_file(entry, stream)
+                chunks = (chunk for chunk in entry.chunks if not chunk.zeros)
+                yield from self._read_file(entry, (self._decode(chunk, entry.path, stream, pack) for chunk in chunks))
 
-    def _read_file(self, entry: Entry, stream: _Stream) -> Iterator[Piece]:
+    def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
+        """Yield a file whose chunks, but for holes, `plain` is."""
         chunks = entry.chunks
-        contents = (chunk.size if chunk.zeros else self._decode(chunk, entry, stream) for chunk in chunks)
+        contents = (chunk.size if chunk.zeros else next(plain) for chunk in chunks)
         if len(chunks) == 1 and chunks[0].digest == entry.digest:
             yield Piece(entry, next(contents), last=True)
             return
@@ -114,12 +169,43 @@ class ChunkedLayer:
                 self._check(f"sha256:{whole.hexdigest()}", entry)
             yield Piece(entry, content, last=number == len(chunks))
 
-    def _decode(self, chunk: Chunk, entry: Entry, stream: _Stream) -> bytes:
-        return decode_chunk(stream.take(chunk.offset, chunk.length), chunk, f"{self._where}, {entry.path!r}")
+    def _decode(self, chunk: Chunk, path: str, stream: Stream, pack: Pack | None) -> bytes:
+        data = stream.take(chunk.offset, chunk.length)
+        content = decode_chunk(data, chunk, f"{self._where}, {path!r}")
+        if pack is not None:
+            pack.add(chunk.digest, data)
+        return content
 
     def _check(self, digest: str, entry: Entry) -> None:
         if entry.digest:
             oci.check_match(digest, entry.digest, f"{self._where}, {entry.path!r}")
+
+
+def read_table(
+    remote: BlobSource, descriptor: Descriptor, location: TocLocation, kept: Kept | None
+) -> tuple[bytes, int]:
+    """Return a layer's table of contents as it is in the blob, checked, and how many bytes were fetched for it."""
+    data = kept.get(location.digest) if kept is not None else b""
+    if data and oci.sha256(data) == location.digest:
+        return data, 0
+    with remote.read_blob(descriptor, location.offset, location.length) as pieces:
+        data = b"".join(pieces)
+    oci.verify(data, location.digest, location.length, f"{remote.name}@{descriptor.digest}")
+    if kept is not None:
+        kept.put(location.digest, data)
+    return data, len(data)
+
+
+def decode_kept(data: bytes, chunk: Chunk) -> bytes | None:
+    """Return the content of a chunk from how it was kept; None if that is something else, or nothing."""
+    with suppress(Corrupt):
+        if data:
+            return decode_chunk(data, replace(chunk, length=len(data)))
+    return None
+
+
+def _is_held(entry: Entry, held: Mapping[str, KeptPiece]) -> bool:
+    return bool(held) and all(chunk.zeros or chunk.digest in held for chunk in entry.chunks)
 
 
 def _passes(files: Iterable[_File]) -> Iterator[list[_File]]:
@@ -142,10 +228,11 @@ def _passes(files: Iterable[_File]) -> Iterator[list[_File]]:
         left = later
 
 
-class _Stream:
+class Stream:
     """Bytes of a blob from `start` on, that are taken by their places in the blob, forwards."""
 
     def __init__(self, pieces: Iterator[Buffer], start: int, where: str) -> None:
+        """Take them from `pieces`; `where` names the blob in errors."""
         self._pieces = pieces
         self._piece = memoryview(b"")
         self._start = start

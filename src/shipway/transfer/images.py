@@ -6,7 +6,6 @@ lists their DiffIDs, so that any OCI client can pull it.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +15,9 @@ import msgspec
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound, UnknownMediaType
 from shipway.layers.compression import compression_of
-from shipway.oci import Descriptor, ImageConfig, Index, Manifest
+from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescriptor, Platform
 from shipway.remotes.contract import Remote
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 MAX_LAYERS = 10_000
 INDEX_DEPTH = 4
 
@@ -48,20 +46,26 @@ class Layer:
     description: str
 
 
-def find_image(remote: Remote, target: str) -> Image:
-    """Return the image that a tag or digest names, going through indexes to this machine's platform.
+def find_image(remote: Remote, target: str, platform: Platform | None = None) -> Image:
+    """Return the image that a tag or digest names, going through indexes to that for `platform`.
 
-    Raises what `Remote.manifest` raises, `UnknownMediaType` for a manifest or layer
-    that is none of ours, `Corrupt` for one that makes no sense.
+    Without a platform it is this machine's, or an image that stands alone whatever it is for. Raises what
+    `Remote.manifest` raises, `NotFound` if there is none for the platform, `UnknownMediaType` for
+    a manifest or layer that is none of ours, `Corrupt` for one that makes no sense.
     """
+    chosen = False
     for _ in range(INDEX_DEPTH):
         descriptor, data = remote.manifest(target)
         where = f"{remote.name}@{descriptor.digest}"
         if descriptor.media_type in oci.MANIFEST_TYPES:
-            return Image(where, descriptor, parse_manifest(data, where))
+            image = Image(where, descriptor, parse_manifest(data, where))
+            if platform is not None and not chosen:
+                _check_platform(remote, image, platform)
+            return image
         if descriptor.media_type not in oci.INDEX_TYPES:
             raise UnknownMediaType(f"a manifest of the unknown type {descriptor.media_type!r}", where=where)
-        target = _for_this_machine(oci.decode(data, Index, where), where)
+        entry = _choose(oci.decode(data, Index, where), platform, where)
+        target, chosen = oci.check_digest(entry.digest, where), entry.platform.os != ""
     raise Corrupt(f"indexes nested more than {INDEX_DEPTH} deep", where=remote.name)
 
 
@@ -82,14 +86,32 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     return manifest
 
 
-def _for_this_machine(index: Index, where: str) -> str:
-    mine = (_architecture(), "linux")
-    for entry in index.manifests:
-        if entry.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES) and (
-            (entry.platform.architecture, entry.platform.os) in (mine, ("", ""))
-        ):
-            return oci.check_digest(entry.digest, where)
-    raise NotFound(f"the index has no image for {mine[1]}/{mine[0]}", where=where)
+def _choose(index: Index, platform: Platform | None, where: str) -> ManifestDescriptor:
+    """Return the entry for a platform: one that names just this, else one of another variant if none was asked for."""
+    wanted = platform or Platform.of_this_machine()
+    entries = [entry for entry in index.manifests if entry.media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES)]
+    exact = [entry for entry in entries if entry.platform.normalized() == wanted]
+    close = [entry for entry in entries if not wanted.variant and _is_for(entry.platform, wanted)]
+    silent = [entry for entry in entries if entry.platform == Platform()]
+    for entry in (*exact, *close, *silent):
+        return entry
+    offered = ", ".join(dict.fromkeys(str(entry.platform) for entry in entries))[:200]
+    raise NotFound(f"the index has no image for {wanted}", where=where, todo=f"it has {offered}" if offered else "")
+
+
+def _is_for(found: Platform, wanted: Platform) -> bool:
+    found = found.normalized()
+    return (found.os, found.architecture) == (wanted.os, wanted.architecture)
+
+
+def _check_platform(remote: Remote, image: Image, wanted: Platform) -> None:
+    """Raise `NotFound` if an image says that it is for another platform."""
+    if image.manifest.config.media_type not in (oci.CONFIG, oci.DOCKER_CONFIG):
+        raise NotFound(f"does not say that it is for {wanted}", where=image.name)
+    config = read_config(remote, image)
+    found = Platform(os=config.os, architecture=config.architecture, variant=config.variant)
+    if not _is_for(found, wanted) or (wanted.variant and found.normalized() != wanted):
+        raise NotFound(f"the image is for {found}, not for {wanted}", where=image.name)
 
 
 def read_diff_ids(remote: Remote, image: Image) -> list[str]:
@@ -97,17 +119,21 @@ def read_diff_ids(remote: Remote, image: Image) -> list[str]:
 
     Raises `Corrupt` if they do not fit the layers.
     """
-    config = image.manifest.config
-    layers = image.manifest.layers
-    if config.media_type not in (oci.CONFIG, oci.DOCKER_CONFIG):
-        diff_ids = [layer.annotations.get(oci.UNCOMPRESSED, "") for layer in layers]
+    if image.manifest.config.media_type in (oci.CONFIG, oci.DOCKER_CONFIG):
+        diff_ids = list(read_config(remote, image).rootfs.diff_ids)
     else:
-        if config.size > oci.MAX_CONFIG:
-            raise Corrupt(f"a configuration of {config.size} bytes", where=image.name)
-        with remote.read_blob(config) as pieces:
-            data = b"".join(pieces)
-        diff_ids = list(parse_config(data, config, image.name).rootfs.diff_ids)
+        diff_ids = [layer.annotations.get(oci.UNCOMPRESSED, "") for layer in image.manifest.layers]
     return check_diff_ids(diff_ids, image.manifest, image.name)
+
+
+def read_config(remote: Remote, image: Image) -> ImageConfig:
+    """Fetch an image's configuration. Raises what the remote raises, `Corrupt` if it is none."""
+    config = image.manifest.config
+    if config.size > oci.MAX_CONFIG:
+        raise Corrupt(f"a configuration of {config.size} bytes", where=image.name)
+    with remote.read_blob(config) as pieces:
+        data = b"".join(pieces)
+    return parse_config(data, config, image.name)
 
 
 def parse_config(data: bytes, descriptor: Descriptor, where: str) -> ImageConfig:
@@ -137,7 +163,7 @@ def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descr
     config = oci.encode(
         ImageConfig(
             created=created,
-            architecture=_architecture(),
+            architecture=Platform.of_this_machine().architecture,
             os="linux",
             rootfs=oci.RootFS(diff_ids=tuple(layer.diff_id for layer in layers)),
             history=tuple(
@@ -162,11 +188,6 @@ def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descr
         manifest,
         Descriptor(media_type=oci.MANIFEST, digest=oci.sha256(manifest), size=len(manifest)),
     )
-
-
-def _architecture() -> str:
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)
 
 
 def _time(nanoseconds: int) -> str:

@@ -3,29 +3,36 @@
 A layer is written without waiting for those below it, unless it needs them or the
 driver does; then its bytes are kept until they are there.
 
-A layer that is in the store already, as a record of the same chain, is
-taken as it is; one whose blob is here is unpacked from that. Two that
-pull the same layer at a time, in one process or several, do it once: who comes second waits for a
-lock named by the layer's chain.
+A layer that is in the store already, as a record of the same chain, is taken as it is; one whose blob is here is
+unpacked from that; one much of whose contents is here is put together (`assemble`); the others are
+fetched (`fetch`). Two that pull the same layer at a time, in one process or several, do it once: who comes
+second waits for a lock named by the layer's chain.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from shipway import oci
-from shipway.errors import NotFound, ShipwayError
-from shipway.layers.unpack import unpack
+from shipway.errors import Corrupt, NotFound, ShipwayError, Unavailable
+from shipway.layers.unpack import unpack, unpack_archive
 from shipway.local.blobs import Ingest
+from shipway.local.contents import learn
+from shipway.local.partial import Partial
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
+from shipway.refs import LayerPulled, Way
 from shipway.remotes.contract import BlobSource
+from shipway.transfer.assemble import plan_assembly
+from shipway.transfer.fetch import arriving, fetch, open_ingest
+from shipway.trees.entry import Buffer, Entry, TreeSink
 
 PARALLEL = 4
 
@@ -34,17 +41,40 @@ class Stopped(ShipwayError):
     """A layer was not pulled because one below it could not be."""
 
 
+@dataclass(frozen=True, slots=True)
+class PulledTree:
+    """A tree that was pulled: its record, held once, and how each of its layers came here, base first."""
+
+    record: Record
+    layers: tuple[LayerPulled, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is the same for all layers of a pull."""
+
+    store: Store
+    remote: BlobSource | None
+    new: NewRecord
+    progress: ProgressCallback | None
+    stop: threading.Event
+
+
 @dataclass
 class _Pull:
-    """One layer on its way; `done` is set when `record`, or `failed`, is."""
+    """One layer on its way; `done` is set when `record` is, or cannot be."""
 
+    task: _Task
     descriptor: Descriptor
     diff_id: str
     chain_id: str
     below: _Pull | None
-    stop: threading.Event
     done: threading.Event = field(default_factory=threading.Event)
     record: Record | None = None
+    moved: LayerPulled | None = None
+    why: str = ""
+    """Why its blob has to be fetched."""
+    connections: int = 1
 
     def wait(self) -> Record:
         """Return the layer's record once it is there."""
@@ -62,7 +92,7 @@ def pull(
     *,
     remote: BlobSource | None,
     progress: ProgressCallback | None = None,
-) -> Record:
+) -> PulledTree:
     """Copy the tree that `layers` make, base first, into the store and return its record, held once.
 
     Layers whose blob is in the store already are not fetched; without a `remote`
@@ -70,32 +100,33 @@ def pull(
     layer that is not what the manifest says. Layers that had arrived whole by then
     stay, unused.
     """
-    stop = threading.Event()
+    task = _Task(store, remote, NewRecord(description=f"pulled from {name}"), progress, threading.Event())
     pulls: list[_Pull] = []
     chain_ids = oci.chain_ids(diff_ids)
     for descriptor, diff_id, chain_id in zip(layers, diff_ids, chain_ids, strict=True):
-        pulls.append(_Pull(descriptor, diff_id, chain_id, pulls[-1] if pulls else None, stop))
+        pulls.append(_Pull(task, descriptor, diff_id, chain_id, pulls[-1] if pulls else None))
     if not pulls:
         raise NotFound("the image has no layers", where=name)
-    new = NewRecord(description=f"pulled from {name}")
-    _run(store, remote, pulls, new, progress)
+    _run(task, pulls)
     records = [one.record for one in pulls if one.record is not None]
     for record in records[:-1]:
         store.drop_snapshots(store.records.release(record.id))
-    return records[-1]
+    store.after_commit()
+    return PulledTree(records[-1], tuple(one.moved for one in pulls if one.moved is not None))
 
 
-def _run(
-    store: Store, remote: BlobSource | None, pulls: Sequence[_Pull], new: NewRecord, progress: ProgressCallback | None
-) -> None:
+def _run(task: _Task, pulls: Sequence[_Pull]) -> None:
     """Pull all layers; on failure let go of those that came, and raise the first cause."""
+    lacking = sum(task.store.records.of_chain(one.chain_id) is None for one in pulls)
+    for one in pulls:
+        one.connections = max(1, PARALLEL // max(1, lacking))
 
     def work(one: _Pull) -> None:
         try:
-            if not one.stop.is_set():
-                one.record = _pull_layer(store, remote, one, new, progress)
+            if not task.stop.is_set():
+                one.record = _pull_layer(one)
         except BaseException:
-            one.stop.set()
+            task.stop.set()
             raise
         finally:
             one.done.set()
@@ -105,13 +136,12 @@ def _run(
         try:
             errors = [error for future in futures if (error := future.exception()) is not None]
         except BaseException:  # interrupted while waiting
-            for one in pulls:
-                one.stop.set()
+            task.stop.set()
             pool.shutdown(wait=True, cancel_futures=False)
-            _let_go(store, pulls)
+            _let_go(task.store, pulls)
             raise
     if errors:
-        _let_go(store, pulls)
+        _let_go(task.store, pulls)
         raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
 
 
@@ -121,77 +151,141 @@ def _let_go(store: Store, pulls: Sequence[_Pull]) -> None:
             store.drop_snapshots(store.records.release(one.record.id))
 
 
-def _pull_layer(
-    store: Store, remote: BlobSource | None, one: _Pull, new: NewRecord, progress: ProgressCallback | None
-) -> Record:
+def _pull_layer(one: _Pull) -> Record:
     """Return the held record of one layer."""
+    store = one.task.store
     with store.leases.locked(f"chain-{one.chain_id.removeprefix('sha256:')}"):
         found = store.records.of_chain(one.chain_id)
         if found is not None:
             with suppress(NotFound):  # it may be pruned at this very moment; then pull it again
-                return store.records.hold_immutable(found.id)
+                record = store.records.hold_immutable(found.id)
+                one.moved = _moved(one, Way.HERE, "it was here already, over the same layers")
+                return record
         blob = store.blobs.get(one.descriptor.digest)
-        with store.blobs.ingest() as ingest:
-            if blob is not None:
-                with store.read_blob(blob) as pieces:
-                    return _unpack(store, one, pieces, None, new)
-            if remote is None:
-                raise NotFound("no such blob in this store", where=one.descriptor.digest)
-            with remote.read_blob(one.descriptor) as pieces:
-                counted = _counted(pieces, one, progress)
-                if one.below is None or one.below.done.is_set() or store.driver.apart:
-                    return _unpack(store, one, counted, ingest, new)
-                _download(counted, ingest, one.descriptor)
-            return _unpack(store, one, _reread(ingest), ingest, new, downloaded=True)
+        if blob is not None:
+            with store.read_blob(blob) as pieces:
+                record = _unpack(one, pieces, None)
+            one.moved = _moved(one, Way.UNPACKED, "its blob was here already")
+            return record
+        remote = one.task.remote
+        if remote is None:
+            raise NotFound("no such blob in this store", where=one.descriptor.digest)
+        return _assembled(one, remote) or _fetched(one, remote)
 
 
-def _unpack(
-    store: Store,
-    one: _Pull,
-    pieces: Iterator[bytes | memoryview],
-    ingest: Ingest | None,
-    new: NewRecord,
-    *,
-    downloaded: bool = False,
-) -> Record:
-    key = store.records.reserve_snapshot()
-    with store.giving_up(key):
-        keep = None if ingest is None or downloaded else ingest.file
+def _moved(one: _Pull, way: Way, reason: str, **figures: int) -> LayerPulled:
+    return LayerPulled(one.descriptor.digest, one.diff_id, one.descriptor.size, way, reason, **figures)
 
-        def chain_below() -> list[str]:
-            return store.snapshot_chain(one.below.wait()) if one.below is not None else []
 
-        with store.driver.writer([key], below=chain_below if one.below is not None else None) as sink:
-            unpack(
-                pieces,
-                one.descriptor,
-                one.diff_id,
-                sink,
-                keep=keep,
-                limits=store.limits,
-                where=one.descriptor.digest,
-            )
-            below = one.below.wait() if one.below is not None else None
-            sink.finish()
+def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
+    """Return the record of a layer that was put together, None if it has to be fetched."""
+    one.why = "little of it was here"
+    with ExitStack() as stack:
+        try:
+            assembly = plan_assembly(one.task.store, remote, one.descriptor, stack)
+        except (Corrupt, Unavailable) as error:  # if it is really gone, fetching will say so
+            one.why = f"its table of contents was of no use: {error.what}"
+            return None
+        if assembly is None:
+            return None
+        came = _Counter(one, assembly.total)
+        try:
+            record = _put_together(one, assembly.archive(stack, came.add), assembly.entries)
+        except Corrupt as error:
+            one.why = f"it could not be put together: {error.what}"
+            return None
+        assembly.pack.discard()
+        learn(one.task.store, record.id, assembly.entries)
+        one.moved = _moved(
+            one,
+            Way.ASSEMBLED,
+            "most of its contents were here already",
+            tables=assembly.tables,
+            ranges=came.done,
+            deduplicated=assembly.here,
+        )
+        return record
+
+
+def _put_together(one: _Pull, pieces: Iterator[Buffer], table: Sequence[Entry]) -> Record:
+    with _writing(one) as (key, sink):
+        unpack_archive(pieces, one.descriptor, one.diff_id, sink, table=table, limits=one.task.store.limits)
+        below = one.below.wait() if one.below is not None else None
+        sink.finish()
+        return _add(one, key, below)
+
+
+def _fetched(one: _Pull, remote: BlobSource) -> Record:
+    """Return the record of a layer whose blob is fetched, on from what came of it before."""
+    with open_ingest(one.task.store, one.descriptor) as ingest:
+        while True:
+            resumed = ingest.came
+            came = _Counter(one, one.descriptor.size, resumed)
+            try:
+                record = _fetch_into(one, remote, ingest, came)
+            except Corrupt:
+                whole = ingest.size() >= one.descriptor.size
+                if isinstance(ingest, Partial) and whole:  # else it broke off, and what came may be right
+                    ingest.begin_again()
+                if not (resumed and whole):
+                    raise
+            else:
+                one.moved = _moved(one, Way.FETCHED, one.why, whole=came.done - resumed, resumed=resumed)
+                return record
+
+
+def _fetch_into(one: _Pull, remote: BlobSource, ingest: Ingest, came: _Counter) -> Record:
+    with fetch(remote, one.descriptor, ingest.came, one.connections) as stream:
+        pieces = arriving(ingest, came.counted(stream))
+        if one.below is None or one.below.done.is_set() or one.task.store.driver.apart:
+            return _unpack(one, pieces, ingest)
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        oci.check_size(ingest.size(), one.descriptor.size, one.descriptor.digest)
+        oci.check_match(f"sha256:{digest.hexdigest()}", one.descriptor.digest, one.descriptor.digest)
+    return _unpack(one, _reread(ingest), ingest)
+
+
+def _unpack(one: _Pull, pieces: Iterator[Buffer], ingest: Ingest | None) -> Record:
+    """Return the record of a layer whose blob is `pieces`, which is in `ingest` then, or in the store already."""
+    store = one.task.store
+    with _writing(one) as (key, sink):
+        unpack(pieces, one.descriptor, one.diff_id, sink, limits=store.limits, where=one.descriptor.digest)
+        below = one.below.wait() if one.below is not None else None
+        sink.finish()
         if ingest is not None:
             store.blobs.keep(ingest, one.descriptor, one.diff_id)
         else:
             store.blobs.describe(one.descriptor, one.diff_id)
-        return store.records.add(
-            new,
-            mutable=False,
-            snapshot=key,
-            parents=[below.id] if below is not None else [],
-            diff_id=one.diff_id,
-            chain_id=one.chain_id,
-        )
+        return _add(one, key, below)
 
 
-def _download(pieces: Iterator[bytes | memoryview], ingest: Ingest, descriptor: Descriptor) -> None:
-    for piece in pieces:
-        ingest.write(piece)
-    oci.check_size(ingest.size(), descriptor.size, descriptor.digest)
-    ingest.check(descriptor.digest)
+@contextmanager
+def _writing(one: _Pull) -> Iterator[tuple[str, TreeSink]]:
+    """Yield a new snapshot's key and the sink that makes it; both are gone if the block fails."""
+    store = one.task.store
+    key = store.records.reserve_snapshot()
+
+    def chain_below() -> list[str]:
+        return store.snapshot_chain(one.below.wait()) if one.below is not None else []
+
+    with (
+        store.giving_up(key),
+        store.driver.writer([key], below=chain_below if one.below is not None else None) as sink,
+    ):
+        yield key, sink
+
+
+def _add(one: _Pull, key: str, below: Record | None) -> Record:
+    return one.task.store.records.add(
+        one.task.new,
+        mutable=False,
+        snapshot=key,
+        parents=[below.id] if below is not None else [],
+        diff_id=one.diff_id,
+        chain_id=one.chain_id,
+    )
 
 
 def _reread(ingest: Ingest) -> Iterator[bytes]:
@@ -199,14 +293,25 @@ def _reread(ingest: Ingest) -> Iterator[bytes]:
     return iter(lambda: ingest.file.read(PIECE), b"")
 
 
-def _counted(
-    pieces: Iterator[bytes | memoryview], one: _Pull, progress: ProgressCallback | None
-) -> Iterator[bytes | memoryview]:
-    done = 0
-    for piece in pieces:
-        if one.stop.is_set():
-            raise Stopped("was given up", where=one.descriptor.digest)
-        done += len(piece)
-        if progress is not None:
-            progress(Progress("pull", one.descriptor.digest, done, one.descriptor.size))
-        yield piece
+class _Counter:
+    """Counts the bytes of a layer that were fetched, tells of them, and stops when all is to stop. Thread-safe."""
+
+    def __init__(self, one: _Pull, total: int, done: int = 0) -> None:
+        self.done = done
+        self._one = one
+        self._total = total
+        self._progress = one.task.progress
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        if self._one.task.stop.is_set():
+            raise Stopped("was given up", where=self._one.descriptor.digest)
+        with self._lock:
+            self.done += size
+            if self._progress is not None:
+                self._progress(Progress("pull", self._one.descriptor.digest, self.done, self._total))
+
+    def counted(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
+        for piece in pieces:
+            self.add(len(piece))
+            yield piece

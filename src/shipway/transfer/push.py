@@ -4,36 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
 
 from shipway import oci
+from shipway.errors import Corrupt, NotFound, Unauthorized, UnknownMediaType
 from shipway.layers.pack import pack
 from shipway.local.blobs import disk_errors
 from shipway.local.layering import is_in_place
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Descriptor, Reference
+from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.refs import Pushed, Traffic
 from shipway.remotes.contract import BlobSource, Remote
-from shipway.transfer.images import Layer, make_image
+from shipway.transfer.images import Document, Layer, make_image
 from shipway.transfer.sources import RemoteLayer
 from shipway.trees.diff import everything
 
 PARALLEL = 4
 
 
-def ensure_layers(store: Store, record: Record, progress: ProgressCallback | None = None) -> list[Layer]:
-    """Return the layers of a finalized record, base first, packing those that have no blob in the store."""
+def ensure_layers(
+    store: Store,
+    record: Record,
+    progress: ProgressCallback | None = None,
+    elsewhere: Callable[[str], Descriptor | None] = lambda _: None,
+) -> list[Layer]:
+    """Return the layers of a finalized record, base first, packing those that have no blob in the store.
+
+    `elsewhere` returns a blob that will do as well for a layer, given its DiffID.
+    """
     layers: list[Layer] = []
     chain_id: str | None = None
     records = store.layers(record)
     for one, in_place in zip(records, is_in_place(records, store.records.get), strict=True):
-        descriptor, diff_id = _ensure_blob(store, one, progress)
+        descriptor, diff_id = _ensure_blob(store, one, progress, elsewhere)
         chain_id = oci.chain_id(chain_id, diff_id)
         if in_place and one.kind == "layer" and one.chain_id != chain_id:
             store.records.update(one.id, chain_id=chain_id)
@@ -41,10 +51,17 @@ def ensure_layers(store: Store, record: Record, progress: ProgressCallback | Non
     return layers
 
 
-def _ensure_blob(store: Store, record: Record, progress: ProgressCallback | None) -> tuple[Descriptor, str]:
+def _ensure_blob(
+    store: Store,
+    record: Record,
+    progress: ProgressCallback | None,
+    elsewhere: Callable[[str], Descriptor | None],
+) -> tuple[Descriptor, str]:
     with store.leases.locked(f"pack-{record.id}"):
         record = store.records.get(record.id)
         descriptor = store.layer_blob(record)
+        if descriptor is None and record.diff_id is not None:
+            descriptor = elsewhere(record.diff_id)
         if descriptor is not None and record.diff_id is not None:
             return descriptor, record.diff_id
         chain = store.own_chain(record)
@@ -77,13 +94,14 @@ def push(
 ) -> Pushed:
     """Copy a finalized record's image to `remote` and, last, tag it.
 
-    What is there already does not move. Raises what the remote raises; a tag
-    that was there before is then as it was.
+    What is there already does not move, and if it is under the tag already that is asked once. Of a layer whose blob
+    is not in the store the one that it came from will do, if the remote has it or can take it from where it was seen.
+    Raises what the remote raises; a tag that was there before is then as it was.
     """
-    before = remote.traffic
-    _, _, layers = ensure_manifest(store, record, progress)
-    sending = _Sending(remote, lambda blob: store.blobs.open(blob.digest), {}, progress)
-    return sending.run(layers, tag, lambda: remote.traffic - before)
+    sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), progress=progress)
+    sending.look(tag)
+    layers = ensure_layers(store, record, progress, sending.elsewhere)
+    return sending.run(layers, tag)
 
 
 def push_layers(
@@ -97,18 +115,12 @@ def push_layers(
 ) -> Pushed:
     """Make an image at `remote` of layers that are elsewhere, and tag it.
 
-    Layers that are in another repository of the same registry are mounted from there; others that are
-    lacking are copied through this machine, without being unpacked. Raises what either side raises.
+    What the target can take from where the layers are, it does (a registry from another of its repositories, a
+    bucket from another prefix); what is lacking then is copied through this machine, without being unpacked.
+    Raises what either side raises.
     """
-    before, before_there = remote.traffic, blobs.traffic
     found = [Layer(layer.descriptor, layer.diff_id, 0, layer.source.image.name) for layer in layers]
-    elsewhere = {layer.descriptor.digest: Reference.parse(layer.source.remote.name) for layer in layers}
-    here = Reference.parse(remote.name)
-    near = {
-        digest: place.repository
-        for digest, place in elsewhere.items()
-        if place.host == here.host and place.repository != here.repository
-    }
+    near = {layer.descriptor.digest: layer.source.remote.name for layer in layers}
 
     def open_blob(blob: Descriptor) -> BinaryIO:
         spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
@@ -125,8 +137,13 @@ def push_layers(
             raise
         return spool
 
-    sending = _Sending(remote, open_blob, near, progress)
-    return sending.run(found, tag, lambda: (remote.traffic - before) + (blobs.traffic - before_there))
+    sending = _Sending(store, remote, open_blob, progress=progress, near=near, source=blobs)
+    sending.look(tag)
+    return sending.run(found, tag)
+
+
+class _NotThere(Exception):
+    """A blob could not be taken from where it was seen."""
 
 
 class _Sending:
@@ -134,31 +151,89 @@ class _Sending:
 
     def __init__(
         self,
+        store: Store,
         remote: Remote,
         open_blob: Callable[[Descriptor], BinaryIO],
-        near: Mapping[str, str],
+        *,
         progress: ProgressCallback | None,
+        near: Mapping[str, str] | None = None,
+        source: BlobSource | None = None,
     ) -> None:
-        """Open blobs with `open_blob`; `near` are repositories of the same registry, by digests they have."""
+        """Open blobs with `open_blob`, which reads from `source`; `near` are names of remotes by digests they have."""
+        self._store = store
         self._remote = remote
         self._open_blob = open_blob
-        self._near = near
+        self._near = near or {}
         self._progress = progress
+        self._sources = [one for one in (remote, source) if one is not None]
+        self._before = self._traffic()
+        self._there = ""
+        self._known: set[str] = set()
+        """Blobs that the remote has for sure."""
 
-    def run(self, layers: Sequence[Layer], tag: str | None, moved: Callable[[], Traffic]) -> Pushed:
+    def _traffic(self) -> Traffic:
+        return sum((one.traffic for one in self._sources), Traffic())
+
+    def look(self, tag: str | None) -> None:
+        """Take notice of what is under the tag: whatever that image has is there already."""
+        if tag is not None:
+            self._there = self._look(tag)
+
+    def _look(self, target: str) -> str:
+        """Return the digest of a manifest, "" if there is none; its blobs are known then."""
+        with suppress(NotFound, Corrupt, UnknownMediaType):
+            descriptor, data = self._remote.manifest(target)
+            self._known.update(blob.digest for blob in oci.decode(data, Document, self._remote.name).blobs)
+            return descriptor.digest
+        return ""
+
+    def elsewhere(self, diff_id: str) -> Descriptor | None:
+        """Return a blob of a layer that the remote has, or takes from where it was seen; None if there is none."""
+        for blob, place in self._store.places.of_layer(diff_id):
+            if blob.digest in self._known or self._remote.has_blob(blob) or self._mount(blob, place):
+                self._known.add(blob.digest)
+                return blob
+        return None
+
+    def _mount(self, blob: Descriptor, place: str) -> bool:
+        def refuse() -> BinaryIO:
+            raise _NotThere
+
+        if place == self._remote.name:  # which has just said that it has it no more
+            return False
+        try:
+            self._remote.put_blob(blob, refuse, mount_from=place)
+        except (_NotThere, Unauthorized):
+            return False
+        return True
+
+    def run(self, layers: Sequence[Layer], tag: str | None) -> Pushed:
         """Send the blobs that are lacking, the configuration, and last the manifest."""
         config, config_descriptor, manifest, descriptor = make_image(layers)
         blobs = {layer.descriptor.digest: layer.descriptor for layer in layers}
         blobs[config_descriptor.digest] = config_descriptor
+        name = f"{self._remote.name}:{tag}" if tag else f"{self._remote.name}@{descriptor.digest}"
+        lacking: list[Descriptor] = []
+        if self._there != descriptor.digest:
+            if self._remote.name in self._store.places.of_blob(descriptor.digest):
+                self._look(descriptor.digest)
+            lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
+            self._remote.put_manifest(descriptor, manifest, tag=tag)
+        self._store.places.saw(
+            self._remote.name,
+            [*((layer.descriptor, layer.diff_id) for layer in layers), (descriptor, None)],
+        )
+        sent = sum(blob.digest != config_descriptor.digest for blob in lacking)
+        return Pushed(name, descriptor.digest, len(layers), sent, self._traffic() - self._before)
+
+    def _send(self, blobs: Sequence[Descriptor], config: bytes) -> list[Descriptor]:
+        """Send those of `blobs` that are not there, and return them."""
         with _pool() as pool:
-            present = dict(zip(blobs, pool.map(self._remote.has_blob, blobs.values()), strict=True))
-            lacking = [blob for digest, blob in blobs.items() if not present[digest]]
+            present = list(pool.map(self._remote.has_blob, blobs))
+            lacking = [blob for blob, is_there in zip(blobs, present, strict=True) if not is_there]
             for upload in [pool.submit(self._upload, blob, config) for blob in lacking]:
                 upload.result()
-        self._remote.put_manifest(descriptor, manifest, tag=tag)
-        name = f"{self._remote.name}:{tag}" if tag else f"{self._remote.name}@{descriptor.digest}"
-        sent = sum(blob.digest != config_descriptor.digest for blob in lacking)
-        return Pushed(name, descriptor.digest, len(layers), sent, moved())
+        return lacking
 
     def _upload(self, blob: Descriptor, config: bytes) -> None:
         done = 0
@@ -174,7 +249,13 @@ class _Sending:
             done = 0
             return io.BytesIO(config) if blob.media_type == oci.CONFIG else self._open_blob(blob)
 
-        self._remote.put_blob(blob, open_blob, sent, mount_from=self._near.get(blob.digest))
+        seen = [place for place in self._store.places.of_blob(blob.digest) if place != self._remote.name]
+        near = self._near.get(blob.digest) or next(iter(sorted(seen, key=self._distance)), None)
+        self._remote.put_blob(blob, open_blob, sent, mount_from=near)
+
+    def _distance(self, place: str) -> int:
+        """Return less for a place that has more in common with the remote's name."""
+        return -len(os.path.commonpath([place, self._remote.name]))
 
 
 @contextmanager

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from shipway.layers.compression import compression_of
 from shipway.layers.toc import toc_location
 from shipway.limits import Limits
+from shipway.local.kept import Kept, Pack
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
@@ -26,19 +28,23 @@ from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
 from shipway.transfer.plain import Capture, PlainLayer
+from shipway.transfer.remote_file import open_chunks
 from shipway.transfer.search import Search
+from shipway.trees.content import ContentWriter
 from shipway.trees.entry import Content, Entry
 from shipway.trees.extract import extract
 from shipway.trees.merged import MergedTree
+from shipway.trees.writer import typed
 
 Layer = ChunkedLayer | PlainLayer
 
 
 class RemoteTree:
-    """The tree that `layers`, base first, of a remote show; implements `Tree`. Thread-safe.
+    """The tree that `layers`, base first, of a remote show; implements `SeekableTree`. Thread-safe.
 
     `staging` is a directory for contents on their way (files without a name, gone with the process);
-    by default the system's. Every layer is held to `limits`. Every method may raise what the remote raises, and
+    by default the system's; `kept` is where tables of contents and chunks are remembered that were fetched,
+    by default nowhere. Every layer is held to `limits`. Every method may raise what the remote raises, and
     `Corrupt` and its kinds for what is not what its digest, size or format promised.
     """
 
@@ -47,13 +53,15 @@ class RemoteTree:
         remote: BlobSource,
         layers: Sequence[Descriptor],
         staging: Path | None = None,
+        kept: Kept | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
         self._remote = remote
         self._staging = staging
+        self._kept = kept
         limits = limits or Limits()
-        self._layers = [_open_layer(remote, descriptor, limits) for descriptor in layers]
+        self._layers = [_open_layer(remote, descriptor, kept, limits) for descriptor in layers]
         self._lock = threading.Lock()
         self._view: _View | None = None
 
@@ -72,6 +80,13 @@ class RemoteTree:
         handed over; the digest of a file of several chunks before its last one is.
         """
         return self._whole().read(entries)
+
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return the content of a file of this tree as a seekable file: by chunks where its layer has them.
+
+        Of a layer without a table the file is read into `staging` first.
+        """
+        return self._whole().open_file(entry)
 
     def origin_of(self, entry: Entry) -> tuple[int, str]:
         """Return which layer, from 0 for the base, holds the content of a file of this tree, and under what path."""
@@ -122,7 +137,7 @@ class RemoteTree:
             if self._view is None:
                 with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
                     entries = list(pool.map(_list_layer, self._layers))
-                self._view = _View(self._layers, entries, {}, self._staging)
+                self._view = _View(self._layers, entries, {}, self._staging, self._kept)
             return self._view
 
     def _find(self, search: Search, stack: ExitStack, progress: ProgressCallback | None) -> _View:
@@ -145,7 +160,7 @@ class RemoteTree:
                 search.leave_layer(found[number])
             if enough:
                 break
-        return _View(self._layers, found, captures, self._staging)
+        return _View(self._layers, found, captures, self._staging, self._kept)
 
 
 class _View:
@@ -157,8 +172,10 @@ class _View:
         entries: Sequence[Sequence[Entry]],
         captures: dict[int, Capture],
         staging: Path | None,
+        kept: Kept | None,
     ) -> None:
         self._layers = layers
+        self._kept = kept
         self._captures = captures
         self._staging = staging
         self._merged = MergedTree(entries)
@@ -177,12 +194,27 @@ class _View:
             others.append(entry)
             if len(others) == 1:
                 fetched.append(entry)
-        with closing(run_ahead(self._jobs(fetched), weigh)) as pieces:
+        with ExitStack() as stack:
+            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
+            pieces = stack.enter_context(closing(run_ahead(self._jobs(fetched, pack), weigh)))
             yield from repeated(
                 assemble(pieces), lambda entry: same[_content_key(entry)][1:], lambda: _make_spool(self._staging)
             )
 
-    def _jobs(self, entries: Sequence[Entry]) -> list[Job[Piece]]:
+    def open_file(self, entry: Entry) -> BinaryIO:
+        number, _ = self._merged.origin_of(entry)
+        layer = self._layers[number]
+        if isinstance(layer, ChunkedLayer):
+            return open_chunks(entry, partial(layer.read_chunks, entry.path))
+        with _make_spool(self._staging) as spool, closing(self.read([entry])) as files:
+            for _, content in files:
+                try:
+                    ContentWriter().write(spool.fileno(), content, entry.size, entry.path)
+                except OSError as error:
+                    raise typed(error, entry.path) from error
+            return open(f"/proc/self/fd/{spool.fileno()}", "rb")
+
+    def _jobs(self, entries: Sequence[Entry], pack: Pack | None) -> list[Job[Piece]]:
         by_layer: dict[int, list[tuple[str, Entry]]] = {}
         for entry in entries:
             number, path = self._merged.origin_of(entry)
@@ -191,7 +223,7 @@ class _View:
         for number, files in sorted(by_layer.items()):
             layer = self._layers[number]
             if isinstance(layer, ChunkedLayer):
-                jobs += layer.jobs(entry for _, entry in files)
+                jobs += layer.jobs((entry for _, entry in files), pack)
             else:
                 jobs += layer.jobs(files, self._captures.get(number), lambda: _make_spool(self._staging))
         return jobs
@@ -213,19 +245,19 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(remote: BlobSource, descriptor: Descriptor, limits: Limits) -> Layer:
+def _open_layer(remote: BlobSource, descriptor: Descriptor, kept: Kept | None, limits: Limits) -> Layer:
     compression_of(descriptor.media_type, f"{remote.name}@{descriptor.digest}")
     location = toc_location(descriptor)
     if location is None:
         return PlainLayer(remote, descriptor, limits)
-    return ChunkedLayer(remote, descriptor, location, limits)
+    return ChunkedLayer(remote, descriptor, location, kept, limits)
 
 
 def _list_layer(layer: Layer) -> Sequence[Entry]:
     return layer.entries()
 
 
-def _make_spool(staging: Path | None) -> IO[bytes]:
+def _make_spool(staging: Path | None) -> BinaryIO:
     return tempfile.TemporaryFile(dir=staging, prefix="read-")
 
 

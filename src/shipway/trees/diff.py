@@ -28,12 +28,14 @@ _Index = dict[str, Entry]
 _PIECE = 1 << 20
 
 
-def walk(tree: Tree, path: str = "") -> Iterator[Entry]:
-    """Yield all there is at and below `path` in walk order, itself first."""
+def walk(tree: Tree, path: str = "", depth: int | None = None) -> Iterator[Entry]:
+    """Yield all there is at and below `path`, or just `depth` levels below it, in walk order, itself first."""
     first = tree.get(path)
     if first is None:
         return
     yield first
+    if depth == 0:
+        return
     stack = [iter(tree.names(path))]
     base = [path]
     while stack:
@@ -42,7 +44,7 @@ def walk(tree: Tree, path: str = "") -> Iterator[Entry]:
             if entry is None:
                 continue
             yield entry
-            if entry.kind == "dir":
+            if entry.kind == "dir" and len(stack) != depth:
                 stack.append(iter(tree.names(entry.path)))
                 base.append(entry.path)
                 break

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from shipway.errors import Invalid, NotFound
 from shipway.trees import xattrs
@@ -146,6 +146,10 @@ class DirectoryTree:
         except OSError as error:
             raise _refused(error, path) from error
         return open_file(name, dir_fd, path)
+
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return a regular file of the tree, opened to be read."""
+        return os.fdopen(self.open(entry.path), "rb")
 
     def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
         """Yield each entry with its file open, in the order given."""

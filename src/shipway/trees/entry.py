@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import BinaryIO, Literal, Protocol, Self
 
 import msgspec
 
@@ -44,6 +44,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     size: int
     digest: str
     zeros: bool = False
+    inner: int = 0
+    """How many bytes of what is compressed there come before the content: other files', or headers."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +127,17 @@ class Tree(Protocol):
         """
 
 
-class LocalTree(Tree, Protocol):
+class SeekableTree(Tree, Protocol):
+    """A tree whose files can be read from any place on."""
+
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return the content of a `reg` entry taken from this tree as a buffered, seekable, read-only file.
+
+        It stays good when the tree is closed. Content is checked as with `read`.
+        """
+
+
+class LocalTree(SeekableTree, Protocol):
     """A tree whose files can be opened one by one."""
 
     def open(self, path: str) -> int:
@@ -183,10 +195,12 @@ def clean_archive_path(name: str, where: str) -> str:
     """Return an archive's name as a tree path.
 
     `./`, a trailing slash and empty components are dropped. Raises `UnsafeEntry` for an
-    absolute name, one with `..` or a NUL.
+    absolute name (but the root's own), one with `..` or a NUL.
     """
     if "//" not in name and "." not in name and not name.startswith("/") and "\0" not in name:
         return name.rstrip("/")
+    if name == "/":  # umoci's name for the root directory
+        return ""
     if name.startswith("/"):
         raise UnsafeEntry(f"absolute name {name[:200]!r}", where=where)
     if "\0" in name:

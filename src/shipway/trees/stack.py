@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from shipway.errors import NotFound
 from shipway.trees import xattrs
@@ -77,6 +77,10 @@ class OverlayTree:
         if found is None:
             raise NotFound("no such file in the tree", where=path)
         return open_file(found[1], found[0], path)
+
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return a regular file of the tree, opened to be read."""
+        return os.fdopen(self.open(entry.path), "rb")
 
     def read(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Content]]:
         """Yield each entry with its file open, in the order given."""

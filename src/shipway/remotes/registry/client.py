@@ -12,12 +12,14 @@ import msgspec
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, Unavailable
 from shipway.oci import Descriptor
+from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
 from shipway.remotes.registry.download import download
 from shipway.remotes.registry.session import Session
 from shipway.remotes.registry.transport import Limits, Response, resolve
+from shipway.remotes.registry.trust import Trust
 from shipway.remotes.registry.upload import CHUNK, Upload
 
 _ACCEPT = ", ".join((*oci.MANIFEST_TYPES, *oci.INDEX_TYPES))
@@ -43,15 +45,16 @@ class RegistryRemote:
 
     def __init__(
         self,
-        reference: oci.Reference,
+        reference: RegistryReference,
         *,
         credentials: Credentials | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
+        trust: Trust = Trust(),  # noqa: B008  frozen
         chunk: int = CHUNK,
     ) -> None:
         """Speak to the registry of `reference`; nothing is sent yet.
 
-        Without `credentials` they are looked up when the registry asks for some. Blobs above
+        Without `credentials` they are looked up when the registry asks for some. `trust` is about its TLS. Blobs above
         `chunk` bytes are uploaded in chunks of that size.
         """
         host, repository = reference.host, reference.repository
@@ -59,7 +62,8 @@ class RegistryRemote:
             host = _DOCKER_HUB_REGISTRY
             repository = repository if "/" in repository else f"library/{repository}"
         self.name = str(reference.at())
-        self._repository = repository
+        self.repository = repository
+        """Its name at the registry; Docker Hub's have a namespace that references leave out."""
         self._chunk = chunk
         self._host = reference.host
         self._session = Session(
@@ -67,6 +71,7 @@ class RegistryRemote:
             reference.host,
             lambda: credentials or find_credentials(reference.host, repository),
             limits,
+            trust,
         )
         self._pull: Scope = frozenset({f"repository:{repository}:pull"})
         self._push: Scope = frozenset({f"repository:{repository}:pull,push"})
@@ -154,15 +159,15 @@ class RegistryRemote:
     ) -> None:
         """Upload a blob; whether it is there already is for the caller to ask.
 
-        `mount_from` names another repository of this registry that may have the blob: if so it is
-        taken from there and nothing is sent, if not it is uploaded.
+        `mount_from` names another remote that may have the blob: if that is a repository of this registry it is
+        taken from there and nothing is sent, else it is uploaded.
         """
         scope, mount = self._push, ""
-        if mount_from is not None:
-            if not oci.is_repository(mount_from):
-                raise Invalid(f"not a repository name: {mount_from[:100]!r}", where=self.name)
-            scope = scope | {f"repository:{mount_from}:pull"}
-            mount = f"?mount={quote(oci.check_digest(descriptor.digest), safe='')}&from={quote(mount_from, safe='')}"
+        source = None if mount_from is None else Reference.parse(mount_from)
+        if isinstance(source, RegistryReference) and source.host == self._host and source.place != self.name:
+            scope = scope | {f"repository:{source.repository}:pull"}
+            blob = quote(oci.check_digest(descriptor.digest), safe="")
+            mount = f"?mount={blob}&from={quote(source.repository, safe='')}"
         Upload(
             self._session,
             self._url("blobs", "uploads/"),
@@ -184,7 +189,7 @@ class RegistryRemote:
             seen.add(url)
             with self._session.request("GET", url, scope=self._pull, accept=(200,), where=self.name) as response:
                 page = oci.decode(response.body(_MAX_TAGS), _TagList, self.name)
-                url = self._next_page(url, response)
+                url = self._next_page(response)
             for tag in page.tags or ():
                 if not oci.is_tag(tag):
                     raise Corrupt(f"lists a tag that is not one: {tag[:100]!r}", where=self.name)
@@ -194,17 +199,17 @@ class RegistryRemote:
         """Let go of connections."""
         self._session.close()
 
-    def _next_page(self, url: str, response: Response) -> str | None:
+    def _next_page(self, response: Response) -> str | None:
         links = response.headers.get("link", "")
         if 'rel="next"' not in links:
             return None
-        target = resolve(url, links.partition("<")[2].partition(">")[0])
+        target = resolve(response.url, links.partition("<")[2].partition(">")[0])
         if not self._session.is_here(target):
             raise Unavailable("its next page of tags is at another host", where=self.name)
         return target
 
     def _url(self, kind: str, rest: str) -> str:
-        return self._session.url(f"{self._repository}/{kind}/{rest}")
+        return self._session.url(f"{self.repository}/{kind}/{rest}")
 
     def _blob_url(self, descriptor: Descriptor) -> str:
         return self._url("blobs", oci.check_digest(descriptor.digest, self.name))

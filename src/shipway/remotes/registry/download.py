@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from shipway.errors import Invalid, SizeMismatch, Truncated, Unavailable
 from shipway.oci import check_size
+from shipway.remotes.contract import RangesRefused
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.errors import Transient
 from shipway.remotes.registry.session import Session
@@ -54,18 +55,24 @@ class _Download:
         self._end = end
         self._response: Response | None = None
         self._breaks = 0
+        self._skip = 0
+        """Bytes at the beginning of the present answer that came before."""
 
     def open(self) -> None:
         """Ask for what is still to come, if anything."""
         if self._position == self._end:
             return
-        whole = self._position == 0 and self._end == self._size
+        all_of_it = self._start == 0 and self._end == self._size
+        if self._session.refuses_ranges and not all_of_it:
+            raise self._no_ranges()
+        whole = all_of_it and (self._position == 0 or self._session.refuses_ranges)
         headers = {} if whole else {"range": f"bytes={self._position}-{self._end - 1}"}
         response = self._session.request(
             "GET", self._url, scope=self._scope, accept=(200, 206, 416), where=self._where, headers=headers
         )
         try:
-            coming = self._check(response, whole=whole)
+            self._skip = 0
+            coming = self._check(response, whole=whole, all_of_it=all_of_it)
             if response.length is not None:
                 check_size(response.length, coming, self._where)
         except BaseException:
@@ -73,11 +80,14 @@ class _Download:
             raise
         self._response = response
 
-    def _check(self, response: Response, *, whole: bool) -> int:
+    def _check(self, response: Response, *, whole: bool, all_of_it: bool) -> int:
         """Return how many bytes are to come, once the answer says it brings exactly those."""
         if response.status == 200:  # noqa: PLR2004  HTTP's number
             if not whole:
-                raise Unavailable("the server does not answer ranges", where=self._where)
+                self._session.refuses_ranges = True
+            if not all_of_it:
+                raise self._no_ranges()
+            self._skip = self._position
             return self._size
         stated = response.headers.get("content-range", "")
         if response.status == 416:  # noqa: PLR2004  HTTP's number
@@ -92,6 +102,9 @@ class _Download:
         if (int(match[1]), int(match[2])) != (self._position, self._end - 1):
             raise self._wrong_range(stated)
         return self._end - self._position
+
+    def _no_ranges(self) -> RangesRefused:
+        return RangesRefused("the server does not answer ranges", where=self._where)
 
     def _wrong_range(self, stated: str) -> Unavailable:
         return Unavailable(
@@ -113,6 +126,11 @@ class _Download:
         """Yield what the present answer brings."""
         response = self._response
         assert response is not None
+        while self._skip:
+            skipped = len(response.read(min(PIECE, self._skip)))
+            if not skipped:
+                raise Truncated("the server's answer ended early", where=self._where)
+            self._skip -= skipped
         while self._position < self._end:
             piece = response.read(min(PIECE, self._end - self._position))
             if not piece:

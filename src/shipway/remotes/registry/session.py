@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import stamina
@@ -11,7 +11,9 @@ import stamina
 from shipway.remotes.registry.auth import Authenticator, Scope
 from shipway.remotes.registry.credentials import Credentials
 from shipway.remotes.registry.errors import MAX_ERROR_BODY, Transient, refusal
+from shipway.remotes.registry.failures import NotTLS
 from shipway.remotes.registry.transport import Body, Limits, Origin, Response, Transport, overload
+from shipway.remotes.registry.trust import Trust
 from shipway.remotes.traffic import TrafficCounter
 
 T = TypeVar("T")
@@ -33,15 +35,30 @@ class _Request:
 class Session:
     """Speaks to the registry at `base`; thread-safe."""
 
-    def __init__(self, base: str, host: str, find: Callable[[], Credentials | None], limits: Limits) -> None:
+    def __init__(
+        self,
+        base: str,
+        host: str,
+        find: Callable[[], Credentials | None],
+        limits: Limits,
+        trust: Trust = Trust(),  # noqa: B008  frozen
+    ) -> None:
         """Speak to the URL `base` of the registry called `host` in messages; `find` looks up its credentials."""
         self.host = host
         self.limits = limits
+        self.refuses_ranges = False
+        """Whether it has answered a range with all of a blob."""
         self.traffic = TrafficCounter()
+        self._find = find
+        self._may_be_plain = trust.insecure
+        self._transport = Transport(limits, self.traffic, Origin.of(base), trust)
+        self._first_base = base
+        self._set_base(base)
+
+    def _set_base(self, base: str) -> None:
         self._base = base
         self._origin = Origin.of(base)
-        self._transport = Transport(limits, self.traffic)
-        self._auth = Authenticator(base, host, self._transport, find)
+        self._auth = Authenticator(base, self.host, self._transport, self._find)
 
     def url(self, path: str) -> str:
         """Return the URL of a path below the registry's `/v2/`."""
@@ -95,6 +112,24 @@ class Session:
         return error.after if error.after <= self.limits.longest_wait else False
 
     def _once(self, request: _Request) -> Response:
+        try:
+            return self._answered(self._as_spoken(request))
+        except NotTLS as error:
+            first = Origin.of(self._first_base)
+            if not self._may_be_plain or Origin.of(request.url) != first or error.where != first.host:
+                raise
+        # Its certificate would not have been looked at either, and nothing was sent to it yet.
+        if self._base == self._first_base:
+            self._set_base("http" + self._base.removeprefix("https"))
+        return self._answered(self._as_spoken(request))
+
+    def _as_spoken(self, request: _Request) -> _Request:
+        """Return a request to the registry by the scheme that it turned out to speak."""
+        if self._base != self._first_base and request.url.startswith(f"{self._first_base}/"):
+            return replace(request, url=self._base + request.url.removeprefix(self._first_base))
+        return request
+
+    def _answered(self, request: _Request) -> Response:
         own = self.is_here(request.url)
         authorization = self._auth.header(request.scope) if own else ""
         response = self._send(request, authorization)

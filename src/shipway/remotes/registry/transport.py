@@ -1,4 +1,4 @@
-"""Single HTTP exchanges: connections, redirects, counting, and what a network's failures mean.
+"""Single HTTP exchanges: connections, redirects, counting.
 
 Redirects of GET and HEAD are followed here rather than by urllib3, because credentials must
 never reach another host, nor anything go from HTTPS back to HTTP.
@@ -6,8 +6,6 @@ never reach another host, nor anything go from HTTPS back to HTTP.
 
 from __future__ import annotations
 
-import functools
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,29 +14,26 @@ from email.utils import parsedate_to_datetime
 from http.client import IncompleteRead
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import (
-    HTTPError,
-    LocationParseError,
-    NameResolutionError,
-    NewConnectionError,
-)
-from urllib3.exceptions import TimeoutError as HTTPTimeout
+from urllib3.exceptions import HTTPError
 
 from shipway.errors import ShipwayError, SizeMismatch, Truncated, Unavailable
 from shipway.remotes.registry.errors import Transient
+from shipway.remotes.registry.failures import failure, innermost
+from shipway.remotes.registry.pace import POOLS
+from shipway.remotes.registry.proxies import Proxy, proxy_for
+from shipway.remotes.registry.trust import Trust
 from shipway.remotes.traffic import TrafficCounter
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _COME_BACK = (408, 429, 500, 502, 503, 504)
+_PROXY_WANTS_CREDENTIALS = 407
 _DRAIN = 64 << 10
 _PIECE = 1 << 20
-#: What OpenSSL calls an answer in plain HTTP.
-_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 USER_AGENT = f"shipway/{version('shipway')}"
 
 Body = bytes | Callable[[], Iterable[bytes | memoryview]]
@@ -78,13 +73,20 @@ class Origin:
         name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return cls(parts.scheme, f"{name}:{port or (443 if parts.scheme == 'https' else 80)}")
 
+    @property
+    def name(self) -> str:
+        """The host without its port."""
+        return self.host.rpartition(":")[0]
+
 
 class Response:
     """An answer whose body has not been read. A context manager; leaving it lets go of the connection."""
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse, origin: Origin, traffic: TrafficCounter) -> None:
+    def __init__(self, raw: urllib3.BaseHTTPResponse, url: str, origin: Origin, traffic: TrafficCounter) -> None:
         self._raw = raw
         self._traffic = traffic
+        self.url = url
+        """Where it came from, after redirects."""
         self.origin = origin
         self.status = raw.status
         self.headers = raw.headers
@@ -103,9 +105,9 @@ class Response:
         try:
             data = self._raw.read1(size)
         except (HTTPError, OSError) as error:
-            if isinstance(_innermost(error), IncompleteRead):
+            if isinstance(innermost(error), IncompleteRead):
                 raise Truncated("the server closed the connection early", where=self.origin.host) from error
-            raise _failure(error, self.origin) from error
+            raise failure(error, self.origin.host) from error
         self._traffic.add(received=len(data))
         return data
 
@@ -156,11 +158,14 @@ class Response:
 class Transport:
     """Sends requests over pooled connections. Thread-safe."""
 
-    def __init__(self, limits: Limits, traffic: TrafficCounter) -> None:
+    def __init__(self, limits: Limits, traffic: TrafficCounter, home: Origin, trust: Trust) -> None:
+        """Send for a registry at `home`, which `trust` is about."""
         self._limits = limits
         self._traffic = traffic
+        self._home = home
+        self._trust = trust
         self._lock = threading.Lock()
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Proxy | None, bool | None], urllib3.PoolManager] = {}
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Body | None = None, authorization: str = ""
@@ -186,8 +191,9 @@ class Transport:
     ) -> Response:
         payload = None if body is None else _Payload(body, self._traffic)
         self._traffic.add(requests=1)
+        pool = self._pool(origin)
         try:
-            raw = self._pool(origin.scheme).urlopen(
+            raw = pool.urlopen(
                 method,
                 url,
                 redirect=False,
@@ -199,22 +205,39 @@ class Transport:
         except (HTTPError, OSError) as error:
             if payload is not None and payload.failure is not None:
                 raise payload.failure from None
-            raise _failure(error, origin) from error
-        return Response(raw, origin, self._traffic)
+            raise failure(error, origin.host) from error
+        if raw.status == _PROXY_WANTS_CREDENTIALS:
+            raw.close()
+            raise Unavailable("the proxy wants other credentials", where=origin.host, todo="see $HTTP_PROXY")
+        return Response(raw, url, origin, self._traffic)
 
-    def _pool(self, scheme: str) -> urllib3.PoolManager:
+    def _pool(self, origin: Origin) -> urllib3.PoolManager:
+        kind = (proxy_for(origin.scheme, origin.host), self._kind_of_tls(origin))
         with self._lock:
-            pool = self._pools.get(scheme)
+            pool = self._pools.get(kind)
             if pool is None:
-                limits = self._limits
-                pool = self._pools[scheme] = urllib3.PoolManager(
-                    num_pools=8,
-                    maxsize=limits.connections,
-                    timeout=urllib3.Timeout(connect=limits.connect, read=limits.read),
-                    retries=False,
-                    ssl_context=_tls() if scheme == "https" else None,
-                )
+                pool = self._pools[kind] = self._make_pool(*kind)
             return pool
+
+    def _kind_of_tls(self, origin: Origin) -> bool | None:
+        """Return None for plain HTTP, else whether it is the registry's own host that is spoken to."""
+        return origin.name == self._home.name if origin.scheme == "https" else None
+
+    def _make_pool(self, proxy: Proxy | None, at_home: bool | None) -> urllib3.PoolManager:
+        limits = self._limits
+        options: dict[str, Any] = {
+            "num_pools": 8,
+            "maxsize": limits.connections,
+            "timeout": urllib3.Timeout(connect=limits.connect, read=limits.read),
+            "retries": False,
+            "ssl_context": None if at_home is None else self._trust.context(at_home=at_home),
+        }
+        if proxy is None:
+            pool = urllib3.PoolManager(**options)
+        else:
+            pool = urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
+        pool.pool_classes_by_scheme = POOLS
+        return pool
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -270,35 +293,3 @@ def _retry_after(response: Response) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """The context of all connections: certificates are verified. Made once, since loading the roots takes 15 ms."""
-    return ssl.create_default_context()
-
-
-def _failure(error: Exception, origin: Origin) -> ShipwayError:
-    """Return the error for what urllib3 raised: `Transient` only if trying again may help."""
-    where = origin.host
-    if isinstance(error, NameResolutionError):
-        return Unavailable("no such host", where=where)
-    if isinstance(error, NewConnectionError):
-        cause = error.__cause__
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else "no connection"
-        return Unavailable(reason.lower(), where=where, todo="is the registry running there?")
-    if isinstance(error, LocationParseError):
-        return Unavailable("not a well-formed address", where=where)
-    inner = _innermost(error)
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        return Unavailable(f"its certificate is not to be trusted ({inner.verify_message})", where=where)
-    if isinstance(inner, ssl.SSLError) and inner.reason in _NOT_TLS:
-        return Unavailable("does not speak TLS", where=where, todo="write oci+http:// for plain HTTP")
-    what = "does not answer in time" if isinstance(error, HTTPTimeout) else "the connection broke"
-    return Transient(f"{what} ({type(inner).__name__})", where=where)
-
-
-def _innermost(error: Exception) -> Exception:
-    """Return the socket's own error, which urllib3 wraps as the last argument of others."""
-    inner = error.args[-1] if error.args else None
-    return _innermost(inner) if isinstance(inner, Exception) else error

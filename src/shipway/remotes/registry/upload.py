@@ -16,7 +16,8 @@ from shipway.remotes.registry.transport import Response, resolve
 
 CHUNK = 64 << 20
 """Blobs above this many bytes go in chunks of this many."""
-_PIECE = 1 << 20
+_PIECE = 256 << 10
+"""Each has to be gone within the connect timeout; that is what a slow line has to manage."""
 _RESUMES = 3
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _OCTETS = {"content-type": "application/octet-stream"}
@@ -82,7 +83,7 @@ class Upload:
             least = response.headers.get("oci-chunk-min-length", "")
             if least.isascii() and least.isdecimal():
                 self._chunk = max(self._chunk, int(least[:12]))
-            return self._location(response, self._url)
+            return self._location(response)
 
     def _finish(self, location: str, file: BinaryIO | None) -> None:
         """Complete the upload, with all of `file` or after its chunks, and compare digests."""
@@ -127,7 +128,7 @@ class Upload:
             body=lambda: self._pieces(file, offset, size),
             retry=False,
         ) as response:
-            return self._location(response, location), offset + size
+            return self._location(response), offset + size
 
     def _status(self, location: str, cause: Transient) -> tuple[str, int]:
         """Return where to go on and from which byte, or raise `cause` if the registry cannot say."""
@@ -140,15 +141,15 @@ class Upload:
                 offset = int(match[1]) + 1 if match and match[1] != "0" else 0
                 if offset > self._blob.size:
                     raise cause
-                return self._location(response, location), offset
+                return self._location(response), offset
         except (Invalid, NotFound):
             raise cause from None
 
-    def _location(self, response: Response, url: str) -> str:
+    def _location(self, response: Response) -> str:
         location = response.headers.get("location")
         if not location:
             raise Unavailable("the registry does not say where to upload to", where=self._where)
-        return resolve(url, location)
+        return resolve(response.url, location)
 
     def _check_digest(self, response: Response) -> None:
         stated = response.headers.get("docker-content-digest", "")

@@ -1,0 +1,103 @@
+"""eStargz as written into a blob, and reading its table of contents (stargz-snapshotter, docs/estargz.md).
+
+The blob is gzip, one member a chunk. The table is JSON in the archive's last entry, whose member the footer names; so
+reading it takes the end of the blob. Nobody vouches for the footer, nor has to: wherever it leads, what is there
+must have the digest that the descriptor's annotation names. Without that annotation neither is looked at, and
+the blob is any gzip layer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import cast
+
+from isal import igzip_lib, isal_zlib
+
+from shipway import oci
+from shipway.errors import Corrupt, Truncated
+from shipway.layers.chunked import ESTARGZ, MAX_TABLE, Table
+from shipway.layers.contents import MAX_FRAME, Fetch
+from shipway.layers.headers import BLOCK
+from shipway.layers.numbers import number
+from shipway.layers.records import digest_of, entries_of
+from shipway.oci import Descriptor
+from shipway.trees.entry import Buffer, Chunk, Entry
+
+UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
+FOOTER = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0%016xSTARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0"
+FOOTER_SIZE = 51
+OLD_FOOTER_SIZE = 47
+"""What stargz, of before, has."""
+_FOOTER = re.compile(
+    rb"\x1f\x8b\x08\x04.{6}(?:\x1a\0SG\x16\0|\x16\0)([0-9a-f]{16})STARGZ\x01\0\0\xff\xff\0{8}", re.DOTALL
+)
+_TAIL = 128 << 10
+"""Bytes of a blob's end that are asked for at first: most tables are in there."""
+_GZIP = 31
+# The package's stubs take these classes for instances.
+_ERRORS = (cast(type[Exception], isal_zlib.error), cast(type[Exception], igzip_lib.IsalError))
+
+
+@dataclass(frozen=True, slots=True)
+class Stargz:
+    """The table of contents of an eStargz blob of `size` bytes, whose JSON has the digest `digest`.
+
+    Implements `Contents`. As it is stored, the table is the end of the blob from the table's member on.
+    """
+
+    size: int
+    digest: str
+
+    def fetch(self, read: Fetch, where: str) -> bytes:
+        """Return the end of the blob, in one request or two; `Corrupt` if no footer says where the table is."""
+        start = max(0, self.size - _TAIL)
+        tail = read(start, self.size - start)
+        match = _FOOTER.fullmatch(tail[-FOOTER_SIZE:]) or _FOOTER.fullmatch(tail[-OLD_FOOTER_SIZE:])
+        if not match:
+            raise Corrupt("no eStargz footer", where=where)
+        offset = int(match[1], 16)
+        if not max(0, self.size - MAX_TABLE) <= offset < self.size - OLD_FOOTER_SIZE:
+            raise Corrupt(f"its table of contents cannot be at {offset}", where=where)
+        if offset >= start:
+            return tail[offset - start :]
+        return read(offset, start - offset) + tail
+
+    def parse(self, table: bytes, where: str) -> list[Entry]:
+        """Return the entries; see `Contents.parse`."""
+        plain = inflated(table, MAX_TABLE, where)
+        size = number(plain[124:136], where) if len(plain) > BLOCK else 0
+        text = memoryview(plain)[BLOCK : BLOCK + size]
+        oci.check_match(oci.sha256(text), self.digest, where)
+        return entries_of(oci.decode(bytes(text), Table, where), self.size - len(table), where, apart=False)
+
+    def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
+        """Return what a gzip member, or several, hold: other chunks or headers too."""
+        return inflated(data, max(chunk.inner + chunk.size, MAX_FRAME), where)
+
+
+def stargz(descriptor: Descriptor) -> Stargz | None:
+    """Return the table of contents that the descriptor's annotation promises, or None; `Corrupt` if it is no digest."""
+    digest = descriptor.annotations.get(ESTARGZ)
+    return None if digest is None else Stargz(descriptor.size, digest_of(digest, descriptor.digest))
+
+
+def inflated(data: Buffer, limit: int, where: str) -> bytes:
+    """Return at most `limit` bytes of what gzip members, one after the other, hold."""
+    pieces: list[bytes] = []
+    left = limit
+    rest: Buffer = data
+    try:
+        while left and len(rest):
+            member = isal_zlib.decompressobj(_GZIP)
+            piece = member.decompress(rest, left)
+            pieces.append(piece)
+            left -= len(piece)
+            if not member.eof:
+                if left:
+                    raise Truncated("gzip data ends before its end-of-stream marker", where=where)
+                break
+            rest = member.unused_data
+    except _ERRORS as error:
+        raise Corrupt(f"not gzip data: {error}", where=where) from error
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,20 @@
+"""Which table of contents a layer's descriptor promises."""
+
+from __future__ import annotations
+
+from shipway.layers.compression import Compression, compression_of
+from shipway.layers.contents import Contents
+from shipway.layers.estargz import stargz
+from shipway.layers.toc import toc_location
+from shipway.oci import Descriptor
+
+
+def contents_of(descriptor: Descriptor) -> Contents | None:
+    """Return the table of contents that the descriptor's annotations promise, or None without one.
+
+    Raises `Corrupt` if they make no sense, `UnknownMediaType` if it is no layer.
+    """
+    compression = compression_of(descriptor.media_type, descriptor.digest)
+    if compression is Compression.ZSTD:
+        return toc_location(descriptor)
+    return stargz(descriptor) if compression is Compression.GZIP else None

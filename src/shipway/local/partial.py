@@ -1,0 +1,84 @@
+"""Blobs that were not fetched to their end: whoever wants one next goes on where it broke off.
+
+A partial has its blob's bytes from the beginning, in order, nothing verified: all of it is hashed again
+together with what is still to come. Whoever works on it holds a lock on the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from shipway.local.blobs import Ingest
+
+KEEP_SECONDS = 7 * 86400.0
+"""How long a partial waits for somebody to go on with it."""
+_NAME = "partial-"
+_PIECE = 1 << 20
+
+
+class Partial(Ingest):
+    """A blob of which a beginning may be here; what it has when its block is left is there the next time."""
+
+    @classmethod
+    def take(cls, path: Path) -> Partial | None:
+        """Return the partial at `path`, begun now if there is none; None while somebody else has it."""
+        partial = cls(path, "ab+")
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(partial.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(partial.file.fileno()), os.stat(path)):
+                partial.came = partial.size()
+                return partial
+        partial.file.close()
+        return None
+
+    @staticmethod
+    def is_fresh(path: Path) -> bool:
+        """Whether a file is a partial that somebody may still go on with."""
+        if not path.name.startswith(_NAME):
+            return False
+        with suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime < KEEP_SECONDS
+        return False
+
+    @classmethod
+    def remove(cls, path: Path) -> int:
+        """Remove the partial at `path` unless somebody has it; return the bytes that were freed."""
+        partial = cls.take(path)
+        if partial is None:
+            return 0
+        try:
+            size = os.fstat(partial.file.fileno()).st_blocks * 512
+            path.unlink()
+        finally:
+            partial.file.close()
+        return size
+
+    def begin_again(self) -> None:
+        """Throw away what came before."""
+        os.ftruncate(self.file.fileno(), 0)
+        self.came = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._path is not None and not self.size():
+            self._path.unlink(missing_ok=True)
+        self._path = None
+        self.file.close()
+
+
+def beginning(ingest: Ingest) -> Iterator[bytes]:
+    """Yield what came of a blob before."""
+    at = 0
+    while at < ingest.came:
+        piece = os.pread(ingest.file.fileno(), min(_PIECE, ingest.came - at), at)
+        if not piece:
+            return
+        at += len(piece)
+        yield piece

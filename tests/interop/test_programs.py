@@ -1,0 +1,178 @@
+"""Real programs of others take what we push, and we take what they push."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.images import copy_tree, pack_layer
+from support.programs import Containerd, Podman, need, run, skopeo_copy
+from support.trees import Seen, describe
+
+from shipway import Cache, oci
+from shipway.layers.chunked import CHECKSUM, OLD_PREFIX
+from shipway.layers.compression import Compression
+from shipway.references import Reference
+from shipway.remote_handles import RemoteHandle
+from shipway.remotes import open_remote
+from shipway.transfer.images import Layer, make_image
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+LANDMARK = ".no.prefetch.landmark"
+"""A file that stargz-snapshotter puts into each layer it writes."""
+RAW = os.fsdecode(b"not-utf8-\xff\xfe")
+
+
+def put_gzip_image(host: str, trees: list[Path]) -> str:
+    """Push an image of gzip layers, as most are, and return its name."""
+    place = Reference.parse(f"oci://{host}/gzip/{uuid.uuid4().hex}:v1")
+    remote = open_remote(place)
+    layers = []
+    for lower, upper in zip([None, *trees[:-1]], trees, strict=True):
+        descriptor, blob = pack_layer(lower, upper, Compression.GZIP)
+        remote.put_blob(descriptor, partial(io.BytesIO, blob))
+        layers.append(Layer(descriptor, oci.sha256(gzip.decompress(blob)), 0, "made by a test"))
+    config, config_descriptor, manifest, descriptor = make_image(layers)
+    remote.put_blob(config_descriptor, partial(io.BytesIO, config))
+    remote.put_manifest(descriptor, manifest, tag=place.tag)
+    remote.close()
+    return str(place).removeprefix("oci://")
+
+
+@pytest.fixture
+def fresh(trees: list[Path], tmp_path: Path) -> list[Path]:
+    """The trees with something new in each: podman and skopeo remember blobs, and reuse them."""
+    found = [copy_tree(tree, tmp_path / f"fresh-{number}") for number, tree in enumerate(trees)]
+    noise = os.urandom(5 << 20)
+    for tree in found:
+        (tree / "noise").write_bytes(noise)
+    (found[-1] / "more-noise").write_bytes(os.urandom(1000))
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    with Cache.open(tmp_path / "mine") as cache:
+        yield cache
+
+
+def below(root: Path) -> dict[str, Seen]:
+    """Describe a tree without the time of its root, which podman and containerd do not keep."""
+    seen = describe(root)
+    seen[""] = replace(seen[""], mtime_ns=0)
+    return seen
+
+
+def extracted(cache: Cache, reference: str, out: Path) -> dict[str, Seen]:
+    """Describe what is extracted from an image without pulling it."""
+    with cache.remote(reference) as ref:
+        ref.extract(out)
+    return describe(out)
+
+
+def pulled(cache: Cache, reference: str) -> dict[str, Seen]:
+    with cache.remote(reference) as ref, ref.pull() as local, local.mounted() as path:
+        return describe(path)
+
+
+def test_umoci_unpacks_what_we_push(host: str, tree: Path, tmp_path: Path) -> None:
+    need("umoci", "umoci")
+    layout = f"oci:{tmp_path}/layout:v1"  # as gzip, since umoci 0.4 knows no zstd
+    skopeo_copy(f"docker://{host}/team/image:v1", layout, "--dest-compress-format", "gzip")
+    run("umoci", "unpack", "--image", layout.removeprefix("oci:"), tmp_path / "bundle")
+    assert describe(tmp_path / "bundle/rootfs") == describe(tree)
+
+
+def test_podman_pulls_what_we_push(host: str, tree: Path, podman: Podman) -> None:
+    assert below(podman.pull(f"{host}/team/image:v1")) == below(tree)
+
+
+def test_we_take_what_podman_pushes(host: str, fresh: list[Path], podman: Podman, cache: Cache, tmp_path: Path) -> None:
+    image = put_gzip_image(host, fresh)
+    podman.pull(image)
+    for compression in ("gzip", "zstd"):
+        back = f"{host}/back/{uuid.uuid4().hex}:v1"
+        podman.push(image, back, compression)
+        assert extracted(cache, f"oci://{back}", tmp_path / compression) == describe(fresh[-1])
+        assert pulled(cache, f"oci://{back}") == describe(fresh[-1])
+
+
+def check_first_generation(cache: Cache, reference: str, tree: Path, out: Path, *, times: bool = True) -> None:
+    """Check that an image is zstd:chunked as it was first, and that single files are taken out of it by ranges.
+
+    Its writers replace what is not UTF-8 in a name by U+FFFD in the table of contents; only the tar has it right.
+    Without `times` they round times to seconds.
+    """
+    with cache.remote(reference) as ref:
+        assert isinstance(ref, RemoteHandle)
+        for layer in ref.layers:
+            assert OLD_PREFIX + CHECKSUM in layer.descriptor.annotations
+        assert ref.size() > 4 << 20
+        before = ref.traffic
+        with ref.open("/usr/new") as file:
+            assert file.read() == (tree / "usr/new").read_bytes()
+        assert (ref.traffic - before).received < 1 << 20
+    whole, there, seen = describe(tree), pulled(cache, reference), extracted(cache, reference, out)
+    told = {path: one for path, one in whole.items() if path != RAW}
+    replaced = "not-utf8-\ufffd\ufffd"
+    told[replaced] = replace(whole[RAW], names=(replaced,))
+    for described in (whole, there, told, seen):
+        described.pop(LANDMARK, None)
+        if not times:
+            described.update({path: replace(one, mtime_ns=0) for path, one in described.items()})
+    assert seen == told
+    assert there == whole
+
+
+def test_we_take_zstd_chunked_as_podman_writes_it(  # noqa: PLR0917  each is a thing it needs
+    own_host: str, registry: str, fresh: list[Path], podman: Podman, cache: Cache, tmp_path: Path
+) -> None:
+    image = put_gzip_image(registry, fresh)  # not where it is pushed to: podman would reuse its layers there
+    podman.pull(image)
+    back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
+    podman.push(image, back, "zstd:chunked")
+    check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out")
+
+
+def test_we_take_zstd_chunked_as_skopeo_writes_it(
+    registry: str, fresh: list[Path], cache: Cache, tmp_path: Path
+) -> None:
+    image = put_gzip_image(registry, fresh)
+    back = f"{registry}/back/{uuid.uuid4().hex}:v1"
+    skopeo_copy(f"docker://{image}", f"docker://{back}", "--dest-compress-format", "zstd:chunked")
+    check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out")
+
+
+def test_containerd_pulls_what_we_push(host: str, tree: Path, containerd: Containerd, tmp_path: Path) -> None:
+    containerd.pull(f"{host}/team/image:v1")
+    with containerd.mounted(f"{host}/team/image:v1", tmp_path / "mnt") as path:
+        assert below(path) == below(tree)
+
+
+def test_we_pull_what_containerd_pushes(host: str, fresh: list[Path], containerd: Containerd, cache: Cache) -> None:
+    image = put_gzip_image(host, fresh)
+    containerd.pull(image)
+    back = f"{host}/back/{uuid.uuid4().hex}:v1"
+    containerd.ctr("images", "convert", "--uncompress", image, back)
+    containerd.ctr("images", "push", "--plain-http", back)
+    assert pulled(cache, f"oci://{back}") == describe(fresh[-1])
+
+
+def test_we_take_zstd_chunked_as_stargz_snapshotter_writes_it(
+    own_host: str, fresh: list[Path], containerd: Containerd, cache: Cache, tmp_path: Path
+) -> None:
+    image = put_gzip_image(own_host, fresh)
+    containerd.pull(image)
+    back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
+    containerd.ctr_remote("images", "convert", "--zstdchunked", "--oci", image, back)
+    containerd.ctr("images", "push", "--plain-http", back)
+    check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out", times=False)
