@@ -3,7 +3,7 @@
 A worker's store is served on loopback; what the client moves is counted, so the figures are the same on any machine and
 however busy it is. Exits with 1 if a limit is not kept.
 
-    python benchmarks/moved.py [--where /var/tmp] [--files 30000] [--size 1000000000] [--json]
+    python -m bench.moved [--where /var/tmp] [--files 30000] [--size 1000000000] [--json]
 """
 
 from __future__ import annotations
