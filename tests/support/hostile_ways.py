@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipway import Cache, Corrupt, Invalid, NotFound, ShipwayError
+from shipway import Cache, Corrupt, Invalid, NotFound, ShipwayError, oci
 from shipway.server import serving
 from shipway.server.store_backend import StoreBackend
 from support.hostile import Packaged
@@ -153,6 +153,26 @@ class World:
         self._client.ask("DELETE", "/v2/pushed/image/manifests/tag")
         with self.cache.get(self._newest()) as ref, ref.mounted(readonly=True) as path:
             return Outcome(describe(path))
+
+    def try_to(self, way: Callable[[], Outcome]) -> Outcome:
+        """Return how a way in ends, also where the reference itself cannot be had."""
+        try:
+            return way()
+        except ShipwayError as error:
+            return Outcome(error=error)
+
+    def push_document(
+        self, document: bytes, media_type: str, blobs: Iterable[bytes], manifests: Mapping[str, bytes]
+    ) -> int:
+        """Push blobs, manifests by digest, and a tagged document, which is taken away again; return its status."""
+        for blob in blobs:
+            self._client.put_blob(blob, "pushed/image")
+        for digest, data in manifests.items():
+            kind = oci.INDEX if b'"manifests"' in data else oci.MANIFEST
+            self._client.ask("PUT", f"/v2/pushed/image/manifests/{digest}", data, Content_Type=kind)
+        answer = self._client.ask("PUT", "/v2/pushed/image/manifests/tag", document, Content_Type=media_type)
+        self._client.ask("DELETE", "/v2/pushed/image/manifests/tag")
+        return answer.status
 
     def _newest(self) -> str:
         return [record.id for record in self.cache.disk_usage()][-1]
