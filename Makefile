@@ -30,6 +30,7 @@ format: $(STAMP)
 # Options in BENCH: make bench BENCH='--quick --json out.json'
 bench: $(STAMP)
 	$(BIN)/python -m bench $(BENCH)
+	$(BIN)/python -m bench.moved $(if $(findstring --quick,$(BENCH)),--files 3000 --size 100000000)
 
 # What Shipway is compared with; names of what is missing appear in the report.
 bench-packages:

@@ -12,8 +12,8 @@ from bench.model import Sample, Side
 from bench.scene import Scene
 from bench.trees import Tree
 
-GZIPPED = "tar -c -C $1 . | tee $2/tar.fifo | gzip | tee $2/blob.fifo > $2/blob; wait"
-ZSTD = "tar -c -C $1 . | tee $2/tar.fifo | zstd -q -3 -T2 | tee $2/blob.fifo > $2/blob; wait"
+GZIPPED = "tar -c -S -C $1 . | tee $2/tar.fifo | gzip | tee $2/blob.fifo > $2/blob; wait"
+ZSTD = "tar -c -S -C $1 . | tee $2/tar.fifo | zstd -q -3 -T2 | tee $2/blob.fifo > $2/blob; wait"
 _HASHED = "mkfifo $2/tar.fifo $2/blob.fifo; sha256sum < $2/tar.fifo > $2/diff & sha256sum < $2/blob.fifo > $2/digest & "
 """Digests of the archive and of the blob, by pipes; named ones, since bash does not wait for those it makes itself."""
 

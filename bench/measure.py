@@ -17,6 +17,10 @@ from bench.model import Sample, WrongResult
 PROJECT = Path(__file__).resolve().parent.parent
 LOOK_EVERY = 0.02
 """Seconds between two looks at how much memory is taken, after more frequent ones at first; each takes about 0.1 ms."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+    "PYTHONPATH": str(PROJECT)
+}
+"""A package that is installed has its bytecode; without, every process would compile it again."""
 _TICK = os.sysconf("SC_CLK_TCK")
 _LAST_WORDS = 600
 
@@ -56,7 +60,7 @@ def inner(argv: Sequence[str | Path], *, services: Iterable[int] = ()) -> tuple[
 
 def quietly(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """Run a program that is not measured and return what it says; `WrongResult` if it fails."""
-    done = subprocess.run(argv, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, check=False)
+    done = subprocess.run(argv, cwd=cwd, env={**ENVIRONMENT, **(env or {})}, capture_output=True, check=False)
     if done.returncode:
         raise _failure(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout.decode(errors="replace")
@@ -77,7 +81,7 @@ def _run(
 ) -> tuple[Sample, str]:
     servers = tuple(services)
     served = sum(map(cpu_of, servers))
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})}
+    environment = {**ENVIRONMENT, **(env or {})}
     begun = time.perf_counter()
     with subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         watcher = _Watcher(process.pid, servers)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import quietly, shipway
+from bench.measure import ENVIRONMENT, quietly, shipway
 from bench.model import Missing
 from bench.scene import which
 
@@ -138,7 +138,9 @@ def _running(argv: list[str | Path], log: Path, address: Callable[[], str | None
     if program is None:
         raise Missing(f"{argv[0]} is not installed")
     with log.open("wb") as output:  # a file takes any amount, a pipe that nobody reads would stop it
-        process = subprocess.Popen([program, *argv[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [program, *argv[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=ENVIRONMENT
+        )
     try:
         deadline = time.monotonic() + _PATIENCE
         while (host := address()) is None:

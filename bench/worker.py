@@ -164,6 +164,20 @@ def disk_usage(clock: Clock, root: str) -> int:
         return len(list(cache.disk_usage()))
 
 
+def prune_dry_run(clock: Clock, root: str) -> int:
+    """Say of every record what a prune to half the store's size would do, and why; the answer is how many there are."""
+    with shipway.Cache.open(root) as cache:
+        half = sum(one.size for one in cache.disk_usage()) // 2
+        with clock:
+            return len(list(cache.prune(dry_run=True, max_used_space=half)))
+
+
+def reopen(clock: Clock, root: str) -> None:
+    """Open a store, and close it again."""
+    with clock:
+        shipway.Cache.open(root).close()
+
+
 def prune(clock: Clock, root: str) -> int:
     """Remove all refs; return how many."""
     with shipway.Cache.open(root) as cache, clock:
@@ -188,6 +202,8 @@ def main() -> None:
             select,
             make_records,
             disk_usage,
+            prune_dry_run,
+            reopen,
             prune,
         )
     }

@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "FileStat", "Extracted", "Pushed", "Traffic"),
     "Configuration": ("Config", "PrunePolicy", "LimitSettings", "RegistrySettings"),
-    "Progress": ("Progress", "ProgressCallback"),
+    "Progress": ("Progress", "ProgressCallback", "Tally", "Overall"),
     "Errors": (),
 }
 

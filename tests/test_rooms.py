@@ -19,6 +19,7 @@ ROOMS = [
     {"cache"},
     {"remote_handles", "cachemounts", "mounting", "explaining", "upkeep"},
     {"handles", "importing"},
+    {"boundary"},
     {"reading"},
     {"transfer"},
     {"remotes"},

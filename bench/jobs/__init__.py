@@ -10,6 +10,7 @@ from bench.jobs import (
     pushing,
     serving,
     sharing,
+    sparse,
     starting,
     storing,
 )
@@ -18,6 +19,7 @@ JOBS = (
     *starting.JOBS,
     *committing.JOBS,
     *packing.JOBS,
+    *sparse.JOBS,
     *checksums.JOBS,
     *mounting.JOBS,
     *storing.JOBS,

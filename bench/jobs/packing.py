@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +20,6 @@ OURS = "shipway"
 FLOOR = "floor: C"
 _BEST = {"shipway": "zstd:chunked", "shipway, plain zstd": "zstd"}
 _LIMIT = 150e6
-_HOLE = 64 << 20
-_DATA = 1 << 20
 
 
 @contextmanager
@@ -133,30 +130,12 @@ def _unpacking(scene: Scene, tree: Tree, room: Path) -> Sequence[Side]:
     return sides + [archivers.restoring(one, tree, room, scene) for one in saved]
 
 
-@contextmanager
-def _sparse(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
-    """One file of so many GB, a MiB of data in each 64 MiB: what a database or a disk image looks like."""
-    with scene.room("sparse") as room:
-        (room / "tree").mkdir()
-        with (room / "tree" / "image").open("wb") as file:
-            for offset in range(0, work * 10**9, _HOLE):
-                file.seek(offset)
-                file.write(json.dumps({"at": offset}).encode().ljust(_DATA, b"."))
-            file.truncate(work * 10**9)
-        tree = Tree(room / "tree", 1, work * 10**9)
-        yield [_ours(scene, tree, room, OURS), archivers.saving(archivers.tar("zstd"), tree, room, scene)]
-
-
-def _pack_targets(*, all_of_them: bool) -> tuple[Target, ...]:
-    others = [Target(OURS, 1 / 2.5, peer) for peer in ("casync", "restic", "umoci")] if all_of_them else []
-    return (
-        Target(OURS, 1 / 2, "tar | zstd -3 -T2"),
-        *others,
-        Target(OURS, 1.3, FLOOR),
-        Target(OURS, _LIMIT, what="memory"),
-    )
-
-
+_PACK_TARGETS = (
+    Target(OURS, 1 / 2, "tar | zstd -3 -T2"),
+    *(Target(OURS, 1 / 2.5, peer) for peer in ("casync", "restic", "umoci")),
+    Target(OURS, 1.3, FLOOR),
+    Target(OURS, _LIMIT, what="memory"),
+)
 _UNPACK_TARGETS = (
     Target(OURS, 1.0, "tar -x --zstd"),
     Target(OURS, 1.4, FLOOR),
@@ -171,7 +150,7 @@ JOBS = (
             works,
             quick,
             partial(_packs, kind),
-            targets=_pack_targets(all_of_them=True),
+            targets=_PACK_TARGETS,
         )
         for kind, unit, works, quick in KINDS
     ),
@@ -186,15 +165,5 @@ JOBS = (
             targets=_UNPACK_TARGETS,
         )
         for kind, unit, works, quick in KINDS
-    ),
-    Job(
-        "pack-sparse",
-        "One file with holes: memory against size",
-        "GB",
-        (1, 3, 10),
-        (),
-        _sparse,
-        targets=(Target(OURS, _LIMIT, what="memory"),),
-        rounds=2,
     ),
 )

@@ -68,6 +68,27 @@ def _du(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
 
 
 @contextmanager
+def _dry_run(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
+    with scene.room("dry-run") as room:
+        root = _records(scene, room, work)
+
+        def run() -> Sample:
+            sample, decided = inner(worker("prune-dry-run", root=root))
+            if decided != work:
+                raise WrongResult(f"{decided} decisions on {work} records")
+            return sample
+
+        yield [Side(OURS, "shipway", run)]
+
+
+@contextmanager
+def _reopen(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
+    with scene.room("reopen") as room:
+        root = _records(scene, room, work)
+        yield [Side(OURS, "shipway", lambda: inner(worker("reopen", root=root))[0])]
+
+
+@contextmanager
 def _prune(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
     with scene.room("prune") as room:
         root, copy = _records(scene, room, work), room / "copy"
@@ -107,5 +128,7 @@ JOBS = (
     ),
     Job("put", "Keys are put in a new store", "keys", (1_000, 10_000), (1_000,), _put),
     Job("du", "What each of many refs takes, and all of them", "records", _RECORDS, (1_000,), _du, rounds=3),
+    Job("dry-run", "What a prune to half the size would do to many refs", "records", _RECORDS, (1_000,), _dry_run),
+    Job("reopen", "A store of many refs is opened and closed", "records", _RECORDS, (1_000,), _reopen),
     Job("prune", "All of many refs are removed", "records", _RECORDS, (1_000,), _prune, rounds=3),
 )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shipway.cache import Cache, KeyRecord
     from shipway.config import Config, PrunePolicy
     from shipway.errors import (
+        Conflict,
         Corrupt,
         DigestMismatch,
         Invalid,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         UnsafeEntry,
     )
     from shipway.limits import Limits
-    from shipway.progress import Progress, ProgressCallback
+    from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
         Answer,
         Asked,
@@ -67,6 +68,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "Config",
+    "Conflict",
     "Corrupt",
     "DigestMismatch",
     "Explanation",
@@ -89,6 +91,7 @@ __all__ = [
     "MutableRef",
     "NoSpace",
     "NotFound",
+    "Overall",
     "Progress",
     "ProgressCallback",
     "PruneDecision",
@@ -102,6 +105,7 @@ __all__ = [
     "RepositoryNotFound",
     "ShipwayError",
     "SizeMismatch",
+    "Tally",
     "TooLarge",
     "Traffic",
     "Truncated",

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from shipway import mounting
+from shipway.boundary import typed_errors
 from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
 from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
@@ -43,6 +44,7 @@ from shipway.refs import (
 )
 from shipway.remote_handles import RemoteHandle
 from shipway.remotes import Remote, open_remote
+from shipway.remotes.contract import Expected
 from shipway.remotes.fallback import FallbackRemote
 from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
@@ -60,6 +62,7 @@ class KeyRecord:
     updated: datetime
 
 
+@typed_errors
 class Cache:
     """A store of refs under one root directory.
 
@@ -305,14 +308,25 @@ class Cache:
             self._store.absences.forget(places.name, image)
 
     def push(
-        self, ref: LocalImmutableRef | RemoteImmutableRef, reference: str, *, progress: ProgressCallback | None = None
+        self,
+        ref: LocalImmutableRef | RemoteImmutableRef,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> Pushed:
         """Copy a ref's tree, as an OCI image, to where `reference` says; only what is lacking there moves.
 
-        Of a remote ref blobs are copied as they are; within one registry only the manifest moves.
+        Of a remote ref blobs are copied as they are; within one registry only the manifest moves. `compression`
+        (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers that have no
+        blob yet. With `force` all layers get that form: the DiffIDs stay, but for eStargz, which is an archive of its
+        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with.
+        Raises `Invalid` for a compression or a level that there is not.
         """
         handle = ref if isinstance(ref, RemoteHandle) else self._own(ref)
-        return handle.push(reference, progress=progress)
+        return handle.push(reference, compression=compression, level=level, force=force, progress=progress)
 
     # Merge and diff
 
@@ -365,17 +379,29 @@ class Cache:
 
     # Keys
 
-    def put(self, key: str | bytes, ref: LocalImmutableRef, *, push_to: str | None = None) -> None:
+    def put(
+        self, key: str | bytes, ref: LocalImmutableRef, *, push_to: str | None = None, only_if_absent: bool = False
+    ) -> None:
         """Make `key` name a ref, which is finalized. The last one to put wins.
 
-        With `push_to`, a repository (`oci://host/repository`), the ref is pushed there too under the
-        key's tag, so that others who have that repository among their remotes find it.
+        With `push_to`, a reference of a place (`oci://host/repository`, `s3://bucket/prefix`), the ref is pushed
+        there too under the key's tag, so that others who have that place among their remotes find it.
+
+        With `only_if_absent` the first one to put wins; others who put something else get `Conflict` and change
+        nothing. Who is first is decided there, by the bucket or layout that `push_to` names (`Invalid` for a registry,
+        which cannot), else by this store.
         """
         handle = self._own(ref)
         handle.finalize()
+        if push_to is None:
+            self._store.tags.put_key(_raw(key), handle.id, only_if_absent=only_if_absent)
+            return
+        target = Reference.parse(push_to).at(tag=key_tag(key))
+        if only_if_absent:
+            handle.push_to(target, expected=Expected())
         self._store.tags.put_key(_raw(key), handle.id)
-        if push_to is not None:
-            handle.push_to(Reference.parse(push_to).at(tag=key_tag(key)))
+        if not only_if_absent:
+            handle.push_to(target)
 
     def lookup(self, key: str | bytes) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return the ref that `key` names: from the store, else from the first remote that knows it, else None.
@@ -406,7 +432,8 @@ class Cache:
 
         For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
         """
-        return explain_key(self._store, self._remotes, self._platform, _raw(key))
+        ask = partial(self._remote, platform=self._platform, whole=True)
+        return explain_key(self._store, self._remotes, ask, _raw(key))
 
     def explain_ref(self, ref_id: str) -> Explanation:
         """Return how a ref came to be here. `NotFound`."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
+from shipway.boundary import typed_errors
 from shipway.errors import Invalid, Locked, NotFound
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.local.cachemounts import CacheMountNames
@@ -45,6 +46,7 @@ class CacheMountRecord:
     updated: datetime
 
 
+@typed_errors
 class CacheMountHandle(MutableHandle):
     """A `MutableRef` over a cache mount. Several of one process may share it; `mounted()` then shows one mount."""
 
@@ -61,6 +63,7 @@ class CacheMountHandle(MutableHandle):
         return done
 
 
+@typed_errors
 class CacheMounts:
     """The cache mounts of one store."""
 

@@ -98,6 +98,12 @@ class Unavailable(ShipwayError):
     exit_code = 7
 
 
+class Conflict(ShipwayError):
+    """Somebody else was first: what a write was conditional on is not so; look at what is there now."""
+
+    exit_code = 9
+
+
 class NoSpace(ShipwayError):
     """The disk (or its quota) is full; nothing half-written was kept."""
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from shipway.errors import NotFound, ShipwayError
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import Platform, key_tag
+from shipway.oci import key_tag
 from shipway.references import Reference
 from shipway.refs import Answer, Asked, Explanation, Pulled
-from shipway.remotes import open_remote
-from shipway.transfer.images import find_image
+from shipway.remote_handles import RemoteHandle
 
 HERE = "this store"
 
 
-def explain_key(store: Store, remotes: Iterable[Reference], platform: Platform | None, key: bytes) -> Explanation:
+Ask = Callable[[Reference], RemoteHandle]
+"""Looks an image up as a lookup of a key does."""
+
+
+def explain_key(store: Store, remotes: Iterable[Reference], ask: Ask, key: bytes) -> Explanation:
     """Return what a lookup of `key` would find now, and what each place answers; nothing is changed."""
     name = key_tag(key)
     found = ""
     asked = []
-    for one, ref_id in _answers(store, remotes, platform, key):
+    for one, ref_id in _answers(store, remotes, ask, key):
         asked.append(one)
         found = found or ref_id
     here = asked[0].answer is Answer.HIT
@@ -51,9 +53,7 @@ def how_pulled(store: Store, record_id: str) -> Pulled | None:
     return None
 
 
-def _answers(
-    store: Store, remotes: Iterable[Reference], platform: Platform | None, key: bytes
-) -> Iterator[tuple[Asked, str]]:
+def _answers(store: Store, remotes: Iterable[Reference], ask: Ask, key: bytes) -> Iterator[tuple[Asked, str]]:
     """Yield what each place says, each with the ref that it has or ""."""
     here, found = _ask_store(store, key)
     yield here, found
@@ -61,7 +61,7 @@ def _answers(
         if found:
             yield Asked(remote.place, Answer.NOT_ASKED, "a place before it has the key"), ""
         else:
-            one, found = _ask_remote(remote.at(tag=key_tag(key)), platform)
+            one, found = _ask_remote(remote.at(tag=key_tag(key)), ask)
             yield one, found
 
 
@@ -76,16 +76,15 @@ def _ask_store(store: Store, key: bytes) -> tuple[Asked, str]:
     return Asked(HERE, Answer.HIT, f"names {record.id} since {since}"), record.id
 
 
-def _ask_remote(reference: Reference, platform: Platform | None) -> tuple[Asked, str]:
+def _ask_remote(reference: Reference, ask: Ask) -> tuple[Asked, str]:
     try:
-        with closing(open_remote(reference)) as remote:
-            image = find_image(remote, reference.target, platform)
+        with ask(reference) as ref:
+            what = f"an image of {len(ref.layers)} layers, {ref.size()} bytes"
+            return Asked(reference.place, Answer.HIT, what), ref.id
     except NotFound as error:
         return Asked(reference.place, Answer.MISS, error.what), ""
     except ShipwayError as error:
         return Asked(reference.place, Answer.ERROR, str(error)), ""
-    what = f"an image of {len(image.manifest.layers)} layers, {image.size} bytes"
-    return Asked(reference.place, Answer.HIT, what), str(reference.at(digest=image.descriptor.digest))
 
 
 def _origin(store: Store, record: Record) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from shipway.boundary import typed_errors
 from shipway.errors import Invalid, Locked
 from shipway.local.answers import RecordChecksums
 from shipway.local.rows import Record
@@ -18,12 +19,15 @@ from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference
 from shipway.refs import CachePolicy, Extracted, Mount, Pushed, RecordType
-from shipway.remotes import open_remote
+from shipway.remotes import open_target
+from shipway.remotes.contract import Expected
 from shipway.transfer.push import push
+from shipway.transfer.reencode import Encoding
 from shipway.trees.entry import SeekableTree
 from shipway.trees.extract import extract
 
 
+@typed_errors
 class RecordMetadata:
     """A record's metadata; see `shipway.refs.Metadata`."""
 
@@ -89,6 +93,7 @@ class RecordMetadata:
         return self._record.usage_count
 
 
+@typed_errors
 class Handle:
     """One hold on a record; what mutable and immutable local refs share."""
 
@@ -169,6 +174,7 @@ class Handle:
         return f"<{type(self).__name__} {self._id}{' released' if self._released else ''}>"
 
 
+@typed_errors
 class LocalHandle(Handle, ShowsTree):
     """A `LocalImmutableRef`."""
 
@@ -221,19 +227,43 @@ class LocalHandle(Handle, ShowsTree):
             checksums = self._checksums
         return checksums.checksum(path, follow=follow, wildcard=wildcard, include=include, exclude=exclude)
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Copy the tree, as an OCI image, to where `reference` says."""
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says; see `shipway.refs.LocalImmutableRef`."""
+        encoding = Encoding.of(compression, level, force=force)
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        return self.push_to(target, progress=progress)
+        return self.push_to(target, encoding=encoding, progress=progress)
 
-    def push_to(self, target: Reference, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Do what `push` does, with the reference already read."""
+    def push_to(
+        self,
+        target: Reference,
+        *,
+        encoding: Encoding = Encoding(),  # noqa: B008  a frozen value
+        expected: Expected | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Do what `push` does, with the reference already read, if its tag is as `expected`."""
         record = self._store.finalize(self._record())
-        remote = open_remote(target, self._store.registries)
+        remote = open_target(target, self._store.registries)
         try:
-            return push(self._store, record, remote, tag=target.target, progress=progress)
+            return push(
+                self._store,
+                record,
+                remote,
+                tag=target.target,
+                encoding=encoding,
+                expected=expected,
+                progress=progress,
+            )
         finally:
             remote.close()
 
@@ -250,6 +280,7 @@ class _ParentHandle(LocalHandle):
             self.release()
 
 
+@typed_errors
 class MutableHandle(Handle):
     """A `MutableRef`."""
 

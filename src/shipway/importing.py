@@ -41,6 +41,7 @@ def import_tree(
             if progress is not None:
                 progress(Progress("import", str(path), done, total))
 
+        written(0)
         with store.driver.writer([*chain, key]) as sink:
             copy_entries(entries, source, sink, written=written)
             sink.finish()

@@ -68,6 +68,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     digest: str
     size: int
     annotations: dict[str, str] = {}
+    urls: tuple[str, ...] = ()
+    """Where else it may be had from; only layers that may not be distributed have some."""
 
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,6 +125,26 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, renam
     media_type: str = ""
     manifests: tuple[ManifestDescriptor, ...]
     annotations: dict[str, str] = {}
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What any manifest or index says about what it is and refers to."""
+
+    media_type: str = ""
+    config: Descriptor | None = None
+    layers: tuple[Descriptor, ...] = ()
+    manifests: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """The blobs that must be there before it may be."""
+        return (*((self.config,) if self.config else ()), *self.layers)
+
+    @property
+    def kind(self) -> str:
+        """Its media type; where it does not say, what its form implies; empty if that says nothing."""
+        return self.media_type or (MANIFEST if self.config else INDEX if self.manifests else "")
 
 
 class RootFS(msgspec.Struct, frozen=True, kw_only=True):

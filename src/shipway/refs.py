@@ -390,8 +390,20 @@ class LocalImmutableRef(ImmutableRef, Mountable, Extractable, Protocol):
     def parent(self) -> LocalImmutableRef | None:
         """A new hold on the tree this one was made over (release it too), or None."""
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves."""
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Copy the tree, as an OCI image, to where `reference` says; only what is lacking there moves.
+
+        `compression` (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers
+        that have no blob yet; those that have one are sent as they are, unless `force` asks for the same form of all.
+        """
 
 
 @runtime_checkable
@@ -408,6 +420,21 @@ class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
         Layers that are here already do not move. Raises `NotFound` for a blob
         that is gone, `Corrupt` for one that is not what it should be; then the
         store is as it was, but for whole layers that had already arrived.
+        """
+
+    def publish_indexes(self) -> str:
+        """Put indexes of the layers that have no table of contents beside the image, and return the digest they have.
+
+        With them others read these layers by ranges without having read them whole first, if they trust that digest:
+        `take_indexes`. Layers of which there is no index here are read for that. Raises `NotFound` if none of
+        the layers can have one, `Invalid` for a ref made of several images.
+        """
+
+    def take_indexes(self, digest: str) -> int:
+        """Keep the indexes that were published under `digest`, and return of how many layers they are.
+
+        What an index says is believed as the image itself is: take the digest from whoever you would take the
+        image's from. Raises `NotFound`, `Invalid` if they are of another image, `Corrupt`.
         """
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from shipway.boundary import typed_errors
 from shipway.errors import Invalid
 from shipway.handles import LocalHandle
 from shipway.local.checksums import RemoteDigests
@@ -17,12 +18,14 @@ from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
 from shipway.references import Reference, without_digest
 from shipway.refs import CachePolicy, Extracted, Pulled, Pushed, RecordType, Traffic, Way
-from shipway.remotes import open_remote
+from shipway.remotes import open_target
 from shipway.transfer.checksums import remote_checksums
+from shipway.transfer.publishing import publish_indexes, take_indexes
 from shipway.transfer.pull import pull
 from shipway.transfer.push import push_layers
+from shipway.transfer.reencode import Encoding
 from shipway.transfer.remote_tree import RemoteTree
-from shipway.transfer.sources import JoinedBlobs, RemoteLayer
+from shipway.transfer.sources import JoinedBlobs, RemoteImage, RemoteLayer
 from shipway.trees.checksum import Checksums
 from shipway.trees.entry import SeekableTree
 
@@ -60,6 +63,7 @@ class RemoteMetadata:
         raise Invalid("a remote ref's metadata cannot be changed", where=self._reference, todo="pull it first")
 
 
+@typed_errors
 class RemoteHandle(ShowsTree):
     """A `RemoteImmutableRef`: layers of an image somewhere, or of several."""
 
@@ -122,8 +126,9 @@ class RemoteHandle(ShowsTree):
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
+            store = self._store
             self._tree = RemoteTree(
-                self._blobs, self._descriptors, self._store.root / "ingest", self._store.kept, self._store.limits
+                self._blobs, self._descriptors, store.root / "ingest", store.kept, store.indexes, limits=store.limits
             )
         return self._tree
 
@@ -165,15 +170,54 @@ class RemoteHandle(ShowsTree):
             self._store.reports.save(pulled.record.id, Pulled(self._name, datetime.now(UTC), pulled.layers))
         return LocalHandle(self._store, pulled.record)
 
-    def push(self, reference: str, *, progress: ProgressCallback | None = None) -> Pushed:
-        """Make an image of its layers where `reference` says; what is lacking there is copied, nothing unpacked."""
+    def publish_indexes(self) -> str:
+        """Put indexes of its layers beside the image; see `shipway.refs.RemoteImmutableRef`."""
+        source = self._image()
+        return publish_indexes(self._store, source.remote, source.image)
+
+    def take_indexes(self, digest: str) -> int:
+        """Take indexes that somebody published; see `shipway.refs.RemoteImmutableRef`."""
+        source = self._image()
+        count = take_indexes(self._store, source.remote, source.image, digest)
+        self._tree = None  # it may have been opened without them
+        return count
+
+    def _image(self) -> RemoteImage:
         self._check()
+        sources = {id(layer.source): layer.source for layer in self._layers}
+        if len(sources) != 1:
+            raise Invalid("is made of several images", where=self._name, todo="name one of them")
+        return next(iter(sources.values()))
+
+    def push(
+        self,
+        reference: str,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Pushed:
+        """Make an image of its layers where `reference` says; what is lacking there is copied.
+
+        With `force` layers that have another form than asked for are packed again; see `Cache.push`.
+        """
+        self._check()
+        encoding = Encoding.of(compression, level, force=force)
         target = Reference.parse(reference)
         if target.digest:
             raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        remote = open_remote(target, self._store.registries)
+        remote = open_target(target, self._store.registries)
         try:
-            return push_layers(self._store, self._layers, self._blobs, remote, tag=target.target, progress=progress)
+            return push_layers(
+                self._store,
+                self._layers,
+                self._blobs,
+                remote,
+                tag=target.target,
+                encoding=encoding,
+                progress=progress,
+            )
         finally:
             remote.close()
 

@@ -144,6 +144,57 @@ def test_later_inputs_win_and_deletions_apply_to_earlier_ones(cache: Cache) -> N
     assert "y" not in shown(merged)
 
 
+def made(cache: Cache, *paths: str, base: LocalImmutableRef | None = None) -> LocalImmutableRef:
+    """Commit files that hold their own path; one that ends in a slash is a directory."""
+    with cache.new(base) as work:
+        with work.mounted() as root:
+            for path in paths:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                if path.endswith("/"):
+                    (root / path).mkdir(exist_ok=True)
+                else:
+                    (root / path).write_text(path)
+        return work.commit()
+
+
+def test_directories_merge_with_the_later_metadata_and_anything_else_replaces(cache: Cache) -> None:
+    lower = made(cache, "both/one", "kind/under")
+    with cache.new() as work:
+        with work.mounted() as root:
+            (root / "both").mkdir(mode=0o700)
+            (root / "both/two").write_text("both/two")
+            (root / "kind").write_text("a file")
+        upper = work.commit()
+    merged = shown(cache.merge([lower, upper]))
+    assert set(merged) == {"", "both", "both/one", "both/two", "kind"}
+    assert merged["both"].mode & 0o777 == 0o700
+    back = shown(cache.merge([upper, lower]))
+    assert set(back) == {"", "both", "both/one", "both/two", "kind", "kind/under"}
+    assert back["both"] == shown(lower)["both"]
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "mtime", "xattr", "nothing"])
+def test_what_differs_is_content_or_metadata_but_no_reading_and_no_change_time(cache: Cache, change: str) -> None:
+    lower = made(cache, "file", "other")
+    with cache.new(lower) as work:
+        with work.mounted() as root:
+            file, before = root / "file", (root / "file").stat()
+            if change == "content":
+                file.write_text("FILE")
+            if change == "mode":
+                file.chmod(0o600)
+            if change == "xattr":
+                try:
+                    os.setxattr(file, "user.note", b"1")
+                except OSError as error:
+                    pytest.skip(f"no user xattrs here: {error}")
+            later = before.st_mtime_ns + (change == "mtime")
+            os.utime(file, ns=(before.st_atime_ns + 10**9, later))  # moves the change time too
+        upper = work.commit()
+    expected = {""} if change == "nothing" else {"", "file"}
+    assert set(shown(cache.diff(lower, upper))) == expected
+
+
 def test_a_merge_uses_no_second_copy_of_the_data(cache: Cache) -> None:
     refs = []
     for number in range(3):

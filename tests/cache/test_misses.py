@@ -220,19 +220,22 @@ def test_a_manifest_that_is_gone_is_a_miss(here: Registry, maker: Cache, open_ca
     assert mine.lookup("key") is None
 
 
-def test_pushing_again_makes_it_a_hit_again(here: Registry, maker: Cache, open_cache: OpenCache) -> None:
+def test_who_found_it_gone_pushes_what_is_missing(
+    here: Registry, maker: Cache, open_cache: OpenCache, tmp_path: Path
+) -> None:
     place = here.place()
-    ref = tree(maker, "again")
-    maker.put("key", ref, push_to=place)
+    base = tree(maker, "below")
+    maker.put("key", tree(maker, "above", base), push_to=place)
     mine = open_cache(remotes=[place])
-    with found(mine, "key") as remote:
-        here.lose_layer(remote.id)
-        with pytest.raises(Missing):
-            remote.pull()
-    assert mine.lookup("key") is None
-    maker.put("key", ref, push_to=place)
     with found(mine, "key") as remote, remote.pull() as local:
-        assert texts(local) == {"aga"}
+        here.lose_layer(remote.id, 0)
+        with pytest.raises(Missing):
+            remote.extract(tmp_path / "out", "file-below", "file-above")
+        assert mine.lookup("key") is None
+        assert local.push(f"{place}:other").layers_moved == 1
+    with found(mine, "key") as remote:
+        remote.extract(tmp_path / "out")
+    assert (tmp_path / "out/file-below").exists()
 
 
 @pytest.mark.slow
@@ -329,3 +332,19 @@ def test_what_no_mirror_has_is_taken_from_the_registry(
             list(mine.prune())
             stack.enter_context(pytest.raises(Missing, match=place))
             remote.extract(tmp_path / "out")
+
+
+def test_a_push_asks_the_registry_itself_what_is_there(
+    here: Registry, there: Registry, maker: Cache, tmp_path: Path
+) -> None:
+    place = here.place()
+    repository = place.partition(here.host)[2].strip("/")
+    tree(maker, "pushed").push(f"oci://{there.host}/copies/{repository}:x")
+    with (
+        mirrored(tmp_path / "mine", place, f"{there.host}/copies") as mine,
+        mine.remote(f"{place}:x") as remote,  # the mirror alone has it
+        remote.pull() as local,
+    ):
+        assert local.push(f"{place}:x").layers_moved == 1
+        assert mine.push(remote, f"{place}:y").layers_moved == 0
+    here.blobs(f"{place}:y")

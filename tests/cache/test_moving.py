@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from shipway import (
     RemoteImmutableRef,
     Unavailable,
 )
+from shipway.remote_handles import RemoteHandle
 from shipway.server import serving
 from shipway.server.store_backend import StoreBackend
 
@@ -240,6 +243,36 @@ def test_two_that_pull_the_same_at_once_move_it_once(
     assert len(received) == 2
     assert sum(received) < 3_500_000
     assert len(list(caches[0].disk_usage())) == 1
+
+
+class Counting(StoreBackend):
+    """Counts how often each blob is asked for."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__(cache)
+        self.asked: Counter[str] = Counter()
+
+    def blob_path(self, digest: str) -> tuple[Path, int]:
+        self.asked[digest] += 1
+        return super().blob_path(digest)
+
+
+def test_processes_that_pull_the_same_at_once_move_it_once(open_cache: OpenCache, tmp_path: Path) -> None:
+    other, mine = open_cache("other"), open_cache("mine")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/big").write_bytes(os.urandom(10_000_000))
+    backend = Counting(other)
+    with other.import_tree(tmp_path / "tree") as base, serving(backend) as url:
+        reference = f"oci://{url.removeprefix('http://')}/shipway:{base.id}"
+        with mine.remote(reference) as remote:
+            assert isinstance(remote, RemoteHandle)
+            (layer,) = remote.layers
+        command = [sys.executable, "-m", "shipway", "--root", str(mine.root), "pull", reference]
+        pulls = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+        ids = {pull.communicate(timeout=60)[0] for pull in pulls}
+    assert [pull.returncode for pull in pulls] == [0, 0, 0]
+    assert len(ids) == 1
+    assert backend.asked[layer.descriptor.digest] == 1
 
 
 class Stop(Exception):

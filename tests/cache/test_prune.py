@@ -392,3 +392,27 @@ def test_sizes_follow_what_is_written_and_taken_up_again(cache: Cache) -> None:
             committed.finalize()
             [final] = cache.disk_usage()
             assert final.size == pytest.approx(during.size, abs=16 * KIB)
+
+
+# What is kept of remote layers
+
+
+def test_what_was_fetched_is_accounted_for_and_goes_before_any_ref(open_cache: OpenCache, tmp_path: Path) -> None:
+    one, cache = open_cache("one"), open_cache()
+    kept = cache.root / "kept"
+    with one.get(ref(one, size=3_000_000)) as theirs, serving(StoreBackend(one)) as url:
+        reference = f"oci://{url.removeprefix('http://')}/shipway:{theirs.id}"
+        mine = ref(cache, size=KIB)
+        before = accounted(cache)
+        with cache.remote(reference) as remote:
+            remote.extract(tmp_path / "out")
+        assert accounted(cache) - before > 3_000_000
+        assert abs(accounted(cache) - du(cache.root)) < 100_000
+        assert list(cache.prune(max_used_space=accounted(cache))) == []
+        assert os.listdir(kept)
+        assert list(cache.prune(max_used_space=accounted(cache) - 1_000_000)) == []
+        assert os.listdir(kept) == []
+        with cache.remote(reference) as remote:
+            remote.extract(tmp_path / "again")
+        assert [one.id for one in cache.prune()] == [mine]
+        assert os.listdir(kept) == []

@@ -179,7 +179,9 @@ def test_an_interrupted_commit_leaves_no_ref(
             assert process.poll() is None, "it ended before it could be interrupted"
             time.sleep(0.001)
         process.send_signal(number)
-        assert process.wait(30) == code
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == code
+        assert errors == (b"shipway: interrupted\n" if number == signal.SIGINT else b"")
     assert shipway("ls") == ""
     assert not has_begun(shipway.root)
 

@@ -6,6 +6,8 @@ that a death costs a fork and not the start of a Python. Of each child it prints
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import random
@@ -14,7 +16,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,15 @@ FAILED = 3
 Files = dict[str, str]
 
 
+@contextmanager
+def as_user() -> Iterator[None]:
+    """Do what a user does in a mounted tree, which fails as files do; it is told as an error of its own."""
+    try:
+        yield
+    except OSError as error:
+        raise ShipwayError(f"the user: {error}") from error
+
+
 class Journal:
     """What was done, each line on the disk before the next step."""
 
@@ -55,7 +67,7 @@ class Work:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._random = random.Random(job["seed"])
-        self._journal = Journal(Path(job["journal"]))
+        self.journal = self._journal = Journal(Path(job["journal"]))
         self._known: dict[str, Files] = job["known"]
         self._remote: str = job["remote"]
         self._images: dict[str, Files] = job["images"]
@@ -64,6 +76,7 @@ class Work:
         self._root = job["root"]
         self._name = job["seed"]
         self._tolerant: bool = job["tolerant"]
+        self._repairing: bool = job.get("repair", True)
 
     def run(self, steps: int) -> None:
         operations: list[Callable[[Cache], None]] = [
@@ -142,12 +155,9 @@ class Work:
 
     @staticmethod
     def _write(work: Any, new: Files) -> None:
-        with work.mounted() as path:
+        with work.mounted() as path, as_user():
             for name, text in new.items():
-                try:
-                    (path / name).write_text(text)
-                except OSError as error:  # the test's own writing, which fails as a user's would
-                    raise ShipwayError(f"the user: {error}") from error
+                (path / name).write_text(text)
 
     def commit(self, cache: Cache) -> None:
         self._make(cache, finalize=False)
@@ -158,9 +168,10 @@ class Work:
     def import_tree(self, cache: Cache) -> None:
         _, files = self._files()
         directory = self._scratch / f"tree-{os.getpid()}-{self._random.random()}"
-        directory.mkdir(parents=True)
-        for name, text in files.items():
-            (directory / name).write_text(text)
+        with as_user():
+            directory.mkdir(parents=True)
+            for name, text in files.items():
+                (directory / name).write_text(text)
         self._journal.write("may", files=files)
         with cache.import_tree(directory) as ref:
             self._committed(ref, files)
@@ -222,7 +233,8 @@ class Work:
             # What was merged may itself be a difference, that deletes; so what comes out is taken for what it is.
             self._journal.write("anything")
             with combine([one, other]) as made, made.mounted() as path:
-                found = {item.name: item.read_text() for item in path.iterdir()}
+                with as_user():
+                    found = {item.name: item.read_text() for item in path.iterdir()}
                 if exact and not set(found) <= set(files):
                     raise AssertionError(f"{found} is no merge of {first} and {second}")
                 self._journal.write("may", files=found)
@@ -259,7 +271,7 @@ class Work:
                 self._committed(done, files)
 
     def verify(self, cache: Cache) -> None:
-        found = cache.verify(repair=True)
+        found = cache.verify(repair=self._repairing)
         wrong = [one for one in found if one.kind not in ("lease", "leftover")]  # of others, who died meanwhile
         if wrong and not self._tolerant:
             raise AssertionError(f"the store was damaged: {wrong}")
@@ -294,6 +306,22 @@ def jump_clock(seed: int) -> None:
     time.time = lambda: now() / 1e9
 
 
+@contextmanager
+def failing(job: dict[str, Any], journal: Journal) -> Iterator[None]:
+    """Let some of the system calls on files of the store fail, if the job says so: see failing.c."""
+    if not job.get("failing"):
+        yield
+        return
+    shim = ctypes.CDLL(None)  # it was loaded before all else
+    number, rate = getattr(errno, job["failing"][0]), job["failing"][1]
+    shim.failing_arm(os.fsencode(os.path.realpath(job["root"])), number, rate, job["seed"])
+    try:
+        yield
+    finally:
+        shim.failing_disarm()
+        journal.write("injected", count=shim.failing_count())
+
+
 def child(job: dict[str, Any]) -> int:
     """Do one job; return the exit code."""
     try:
@@ -304,7 +332,8 @@ def child(job: dict[str, Any]) -> int:
         work = Work(job)
         if job.get("kill_at"):
             kill_at(job["kill_at"])
-        work.run(job["steps"])
+        with failing(job, work.journal):
+            work.run(job["steps"])
     except BaseException:  # noqa: BLE001  reported to the test, whatever it is
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         sys.stderr.write(traceback.format_exc())

@@ -145,3 +145,13 @@ def test_freeing_removes_partials_first_but_none_that_is_in_use(kept: Kept) -> N
         assert again.came == 5000
     assert kept.free() > 10_000
     assert os.listdir(kept.directory) == []
+
+
+def test_what_was_used_lately_stays_when_told_so(kept: Kept) -> None:
+    made = pieces(1, 10_000)
+    put(kept, made)
+    with taken(kept, b"one") as one:
+        one.append(b"1" * 5000)
+    assert kept.free(unused_for=3600) == 0
+    assert kept.free(unused_for=0) > 10_000
+    assert kept.find(made) == {}

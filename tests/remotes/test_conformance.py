@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
 from support.contents import blob, manifest_of, opening, put, put_image, random_bytes, read
-from support.directory_backend import DirectoryBackend
+from support.places import Place
 
 from shipway import oci
-from shipway.errors import Corrupt, DigestMismatch, Invalid, NotFound, RepositoryNotFound, SizeMismatch, Truncated
-from shipway.references import Reference, RegistryReference
+from shipway.errors import (
+    Conflict,
+    Corrupt,
+    DigestMismatch,
+    Invalid,
+    NotFound,
+    RepositoryNotFound,
+    SizeMismatch,
+    Truncated,
+)
+from shipway.oci import Descriptor
+from shipway.references import Reference
 from shipway.refs import Traffic
-from shipway.remotes import Remote, open_remote
-from shipway.server import serving
+from shipway.remotes import Remote
+from shipway.remotes.contract import Expected
 
 OpenAnother = Callable[[str], Remote]
 
 
-@pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the `host:port` of this project's own server."""
-    with serving(DirectoryBackend(tmp_path_factory.mktemp("worker"))) as url:
-        yield url.removeprefix("http://")
-
-
-@pytest.fixture(params=["registry", "worker"])
-def host(request: pytest.FixtureRequest) -> str:
-    """Return where a server is; each test runs with every one."""
-    value: str = request.getfixturevalue(request.param)
-    return value
-
-
 @pytest.fixture
-def open_another(host: str) -> Iterator[OpenAnother]:
+def open_another(place: Place) -> Iterator[OpenAnother]:
     """Return a function that opens a repository."""
     opened: list[Remote] = []
 
     def open_it(repository: str) -> Remote:
-        opened.append(open_remote(Reference.parse(f"oci://{host}/{repository}")))
+        opened.append(place.open(repository))
         return opened[-1]
 
     yield open_it
@@ -112,7 +109,7 @@ def test_what_is_missing_is_not_found(remote: Remote) -> None:
 def test_a_missing_repository_is_not_found(remote: Remote) -> None:
     with pytest.raises(NotFound):
         remote.manifest("latest")
-    with pytest.raises(RepositoryNotFound, match=remote.name):
+    with pytest.raises(RepositoryNotFound, match=re.escape(remote.name)):
         list(remote.tags())
 
 
@@ -263,22 +260,77 @@ def test_many_threads_read_at_once(remote: Remote) -> None:
     assert remote.traffic - before == Traffic(requests=len(offsets), received=len(data))
 
 
+# Conditions
+
+
+def test_of_several_that_write_a_tag_if_it_is_not_there_one_wins(
+    place: Place, open_another: OpenAnother, repository: str
+) -> None:
+    if place.conditions not in ("all", "absence"):
+        pytest.skip(f"{place.kind} has no conditional writes")
+    images = [put_image(open_another(repository), bytes([number])) for number in range(6)]
+
+    def put_key(image: tuple[Descriptor, bytes]) -> Conflict | None:
+        try:
+            open_another(repository).put_manifest(*image, tag="key", expected=Expected())
+        except Conflict as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(6) as pool:
+        told = list(pool.map(put_key, images))
+    assert told.count(None) == 1
+    assert all("key" in str(error) for error in told if error is not None)
+    assert open_another(repository).manifest("key") == images[told.index(None)]
+
+
+def test_a_tag_is_replaced_only_if_it_names_what_was_seen(place: Place, remote: Remote) -> None:
+    if place.conditions != "all":
+        pytest.skip(f"{place.kind} has no conditional replacing")
+    first, second = put_image(remote, b"1", tag="key"), put_image(remote, b"2")
+    third = put_image(remote, b"3")
+    remote.put_manifest(*second, tag="key", expected=Expected(first[0].digest))
+    with pytest.raises(Conflict):
+        remote.put_manifest(*third, tag="key", expected=Expected(first[0].digest))
+    with pytest.raises(Conflict):
+        remote.put_manifest(*third, tag="nothing", expected=Expected(first[0].digest))
+    assert remote.manifest("key") == second
+
+
+def test_a_condition_that_cannot_be_kept_is_refused_and_nothing_written(place: Place, remote: Remote) -> None:
+    image = put_image(remote, b"1", tag="key")
+    other = put_image(remote, b"2")
+    if place.conditions == "none":
+        with pytest.raises(Invalid):
+            remote.put_manifest(*other, tag="new", expected=Expected())
+    elif place.conditions == "absence":
+        with pytest.raises(Invalid):
+            remote.put_manifest(*other, tag="key", expected=Expected(image[0].digest))
+    assert list(remote.tags()) == ["key"]
+    assert remote.manifest("key") == image
+
+
 # Traffic
 
 
-def test_every_request_and_byte_is_counted(remote: Remote) -> None:
+def test_every_request_and_byte_is_counted(place: Place, remote: Remote) -> None:
     data = random_bytes(100_000)
     assert remote.traffic == Traffic()
     descriptor = put(remote, data)
-    assert remote.traffic == Traffic(requests=2, sent=100_000)
+    requests = place.blob_requests
+    assert remote.traffic == Traffic(requests=requests, sent=100_000)
     read(remote, descriptor, 10, 20)
-    assert remote.traffic == Traffic(requests=3, sent=100_000, received=20)
+    assert remote.traffic == Traffic(requests=requests + 1, sent=100_000, received=20)
     remote.has_blob(descriptor)
-    assert remote.traffic == Traffic(requests=4, sent=100_000, received=20)
+    assert remote.traffic == Traffic(requests=requests + 2, sent=100_000, received=20)
     manifest, body = manifest_of(descriptor)
     remote.put_manifest(manifest, body, tag="x")
     remote.manifest("x")
-    assert remote.traffic == Traffic(requests=6, sent=100_000 + len(body), received=20 + len(body))
+    assert remote.traffic == Traffic(
+        requests=requests + 3 + place.manifest_requests,
+        sent=100_000 + place.manifest_copies * len(body),
+        received=20 + len(body),
+    )
 
 
 def test_remotes_of_one_host_count_apart(remote: Remote, open_another: OpenAnother) -> None:
@@ -286,6 +338,5 @@ def test_remotes_of_one_host_count_apart(remote: Remote, open_another: OpenAnoth
     assert open_another("another").traffic == Traffic()
 
 
-def test_its_name_is_the_repository(remote: Remote, host: str, repository: str) -> None:
-    assert remote.name == f"oci://{host}/{repository}"
-    assert Reference.parse(remote.name) == RegistryReference(host, repository, insecure=True)
+def test_its_name_is_its_reference_without_a_tag(place: Place, remote: Remote, repository: str) -> None:
+    assert Reference.parse(remote.name) == Reference.parse(place.reference(repository))

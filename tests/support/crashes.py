@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +29,22 @@ Job = dict[str, Any]
 class Ground:
     """A store to be worked on by processes that die, a second one that is served, and the journals."""
 
-    def __init__(self, directory: Path, driver: str, remote: str, images: dict[str, Files], root: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        driver: str,
+        remote: str,
+        images: dict[str, Files],
+        *,
+        root: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         self.root = root
         self.driver = driver
         self.deaths = 0
         self.errors: Counter[str] = Counter()
+        self.injected = 0
+        self._environment = {**os.environ, **environment}
         self._directory = directory
         self._remote = remote
         self._images = images
@@ -41,7 +52,7 @@ class Ground:
         self._committed: dict[str, Files] = {}
         self._retained: dict[str, Files] = {}
         self._possible: list[Files] = []
-        self._keys: dict[str, set[str]] = {}
+        self._keys: dict[str, set[str | None]] = {}  # what each may name; None: nothing
         self._removing: set[str] = set()
         self._workers: list[subprocess.Popen[str]] = []
 
@@ -67,7 +78,11 @@ class Ground:
         while len(self._workers) < len(jobs):
             self._workers.append(
                 subprocess.Popen(
-                    [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                    [sys.executable, str(WORKER)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=self._environment,
                 )
             )
         delays = delays or [None] * len(jobs)
@@ -91,18 +106,21 @@ class Ground:
             elif kind == "may":
                 self._possible.append(event["files"])
             elif kind == "putting":
-                self._keys.setdefault(event["key"], set()).add(event["id"])
+                self._keys.setdefault(event["key"], {None}).add(event["id"])
             elif kind == "put":
                 self._keys[event["key"]] = {event["id"]}
             elif kind == "removing":
                 self._removing.add(event["id"])
             elif kind == "error":
                 self.errors[event["kind"]] += 1
+            elif kind == "injected":
+                self.injected += event["count"]
 
     def check(self) -> None:
         """Open the store and compare it with the journals."""
         with Cache.open(self.root, driver=self.driver) as cache:
-            assert cache.verify() == []
+            found = cache.verify()
+            assert found == [], found
             assert not [row.id for row in cache.disk_usage() if row.in_use]
             self._check_leftovers(cache)
             self._check_committed(cache)
@@ -110,7 +128,7 @@ class Ground:
             for key, ids in self._keys.items():
                 with_key = cache.lookup(key)
                 if with_key is None:
-                    assert ids & self._removing or len(ids) > 1, f"the key {key} is lost"
+                    assert None in ids or ids & self._removing, f"the key {key} is lost"
                 else:
                     assert with_key.id in ids
                     with_key.release()
@@ -183,14 +201,17 @@ def _shown(ref: LocalImmutableRef) -> Files:
 
 
 @contextmanager
-def ground(directory: Path, driver: str, root: Path | None = None) -> Iterator[Ground]:
-    """Yield a store to work on, with a served one beside it."""
+def ground(
+    directory: Path, driver: str, root: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Ground]:
+    """Yield a store to work on, with a served one beside it; `environment` is added to that of the workers."""
     (directory / "scratch").mkdir()
     with Cache.open(directory / "served", driver="native") as other:
         images = _make_images(other)
         with serving(StoreBackend(other)) as url:
+            remote = "oci://" + url.removeprefix("http://")
             place = Ground(
-                directory, driver, "oci://" + url.removeprefix("http://"), images, root or directory / "store"
+                directory, driver, remote, images, root=root or directory / "store", environment=environment or {}
             )
             try:
                 yield place

@@ -25,8 +25,8 @@ with atheris.instrument_imports(include=["shipway"]):
     from shipway.layers.read import read_layer
     from shipway.layers.toc import TocLocation, parse_toc, toc_location
     from shipway.limits import Limits
-    from shipway.oci import LAYER_TAR, Descriptor, Index, Manifest
-    from shipway.transfer.images import Document, check_diff_ids, parse_config, parse_manifest
+    from shipway.oci import LAYER_TAR, Descriptor, Document, Index, Manifest
+    from shipway.transfer.images import check_diff_ids, parse_config, parse_manifest
     from shipway.trees.entry import Entry
     from shipway.trees.merged import MergedTree
 

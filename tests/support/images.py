@@ -15,7 +15,7 @@ from shipway.layers.compression import Compression
 from shipway.layers.pack import pack
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import Expected, Remote
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
 
@@ -82,7 +82,9 @@ class FileRemote:
     def manifest(self, target: str) -> tuple[Descriptor, bytes]:
         raise NotFound("holds no manifests", where=f"{self.name}:{target}")
 
-    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
+    def put_manifest(
+        self, descriptor: Descriptor, data: bytes, *, tag: str | None = None, expected: Expected | None = None
+    ) -> None:
         raise NotImplementedError
 
     def tags(self) -> Iterator[str]:

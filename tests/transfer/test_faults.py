@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +48,7 @@ READING = {
     "manifest stalls": Fault("stall", MANIFESTS, "GET", at=20),
     "manifest shortened": Fault("shorten", MANIFESTS, "GET"),
 }
+OF_BLOBS = [name for name in READING if not name.startswith("manifest") and name not in ("429", "cut at once")]
 PASSING = {"cut again and again", "out of order", "429", "503", "no ranges"}
 """After these the tree must be there."""
 FATAL = {"corrupt always", "500 for good", "manifest corrupt"}
@@ -170,7 +172,7 @@ def test_a_pull_gives_the_right_tree_or_a_typed_error(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", OF_BLOBS)
 def test_an_extract_gives_the_right_files_or_a_typed_error(
     proxy: FaultyProxy, name: str, expected: dict[str, Seen], tmp_path: Path
 ) -> None:
@@ -189,6 +191,45 @@ def test_an_extract_gives_the_right_files_or_a_typed_error(
             with found(cache) as ref:
                 ref.extract(tmp_path / "again")
             assert describe(tmp_path / "again") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_BLOBS)
+def test_a_pull_of_what_changed_gives_the_right_tree_or_a_typed_error(
+    proxy: FaultyProxy, name: str, made: LocalImmutableRef, expected: dict[str, Seen], tmp_path: Path
+) -> None:
+    with opened(tmp_path / "mine", proxy.host) as cache:
+        with made.mounted() as path:
+            earlier = shutil.copytree(path, tmp_path / "earlier", symlinks=True)
+        (earlier / "below/file05").write_bytes(b"changed since")
+        with cache.import_tree(earlier) as old:
+            old.push(f"oci://{proxy.host}/earlier:x")  # by which its contents become known
+            proxy.set()
+            with typed(proxy, READING[name]) as errors:
+                assert pulled(cache) == expected
+                assert any(one.range for one in proxy.passed)  # most of it was here
+            assert not (errors and name in PASSING)
+            assert errors or name not in FATAL
+            assert_sound(cache)
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_at_another_remote_where_it_broke(
+    registry: str, maker: Cache, made: LocalImmutableRef, expected: dict[str, Seen], tmp_path: Path
+) -> None:
+    for repository in ("shipway", "other"):
+        maker.put(KEY, made, push_to=f"oci://{registry}/{repository}")
+    with faulty_proxy(registry, [Fault("cut", BLOBS, "GET", at=100_000, times=ALWAYS)]) as broken:
+        remotes = (f"oci://{broken.host}/shipway", f"oci://{registry}/other")
+        settings = {broken.host: RegistrySettings(attempts=1)}
+        with Cache.open(
+            config=Config(root=tmp_path / "mine", driver="native", remotes=remotes, registry=settings)
+        ) as cache:
+            with found(cache) as ref, ref.pull() as local:
+                assert shown(local) == expected
+                assert ref.traffic.received < ref.size() + 20_000
+            assert broken.struck > 0
+            assert_sound(cache)
 
 
 @pytest.mark.slow
@@ -214,6 +255,20 @@ def test_a_push_is_there_whole_or_not_at_all(proxy: FaultyProxy, name: str, tmp_
                     assert shown(local) == shown(ref)
                 assert_sound(other)
         assert_sound(cache)
+
+
+def test_what_moves_as_a_proxy_counts_it(proxy: FaultyProxy, made: LocalImmutableRef, tmp_path: Path) -> None:
+    reference = f"oci://{proxy.host}/counted:x"
+    made.push(reference)
+    proxy.set()
+    made.push(reference)
+    assert proxy.requests <= 2
+    assert not [one for one in proxy.passed if "/blobs/" in one.path and one.sent]
+    proxy.set()
+    with opened(tmp_path / "mine", proxy.host) as cache, cache.remote(reference) as remote:
+        remote.extract(tmp_path / "out", "above")
+        assert proxy.requests <= 4
+        assert proxy.received < 40_000
 
 
 @pytest.mark.slow

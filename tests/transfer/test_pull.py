@@ -188,6 +188,25 @@ def test_what_was_put_together_serves_the_next(cache: Cache, remote: FileRemote,
     assert not list(cache.store.kept.directory.glob("partial-*"))
 
 
+def test_layers_over_each_other_are_put_together_at_a_time(cache: Cache, remote: FileRemote, tree: Path) -> None:
+    def two_layers(directory: Path) -> list[Descriptor]:
+        upper = copy_tree(tree, directory)
+        for number in range(100):
+            (upper / f"many/file{number:03}").write_bytes(random.Random(number).randbytes(21_000))
+        (upper / "many/file150").unlink()
+        (upper / "changed").write_bytes(os.urandom(10_000))
+        return [put_layer(remote, None, tree), put_layer(remote, tree, upper)]
+
+    pulled(cache, remote, *two_layers(tree.parent / "first"))
+    (tree / "many/file199").write_bytes(os.urandom(10_000))
+    layers = two_layers(tree.parent / "second")
+    before = received(remote)
+    record, layer = pulled(cache, remote, *layers)
+    assert layer.way is Way.ASSEMBLED
+    assert received(remote) - before < 30_000 + sum(map(table_size, layers))
+    assert shown(cache, record) == describe(tree.parent / "second")
+
+
 def test_a_damaged_file_is_not_used(cache: Cache, remote: FileRemote, tree: Path) -> None:
     record, _ = pulled(cache, remote, put_layer(remote, None, tree))
     files = cache.root / "snapshots" / (record.snapshot or "") / "fs"

@@ -8,10 +8,12 @@ import random
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.images import FileRemote, PutVersions, put_layer
+from support.images import FileRemote, PutVersions, pack_layer, put_layer
 
+from shipway import oci
 from shipway.errors import DigestMismatch, Invalid, NotFound, Truncated
 from shipway.layers.compression import Compression
 from shipway.oci import Descriptor
@@ -156,9 +158,9 @@ def test_a_damaged_chunk_is_refused_and_others_are_read(files: FileRemote, sourc
     layer = put_layer(files, None, source)
     tree = RemoteTree(files, [layer])
     chunk = chunks_of(tree, "large")[4]
-    with files.path(layer).open("r+b") as blob:
-        blob.seek(chunk.offset + chunk.length // 2)
-        blob.write(b"damage")
+    with files.path(layer).open("r+b") as damaged:
+        damaged.seek(chunk.offset + chunk.length // 2)
+        damaged.write(b"damage")
     with open_file(tree, "large") as file:
         file.seek(chunk.start)
         with pytest.raises(DigestMismatch, match="large"):
@@ -186,12 +188,14 @@ def test_a_blob_that_became_shorter_is_truncated_and_read_again_when_it_is_back(
         assert file.read() == CONTENT[10 << 20 :]
 
 
-@pytest.mark.parametrize("compression", PLAIN)
-def test_a_file_of_a_plain_layer_is_fetched_once_checked_and_gone_when_closed(
-    source: Path, tmp_path: Path, compression: Compression
+def test_a_file_of_a_layer_that_can_have_no_index_is_fetched_once_checked_and_gone_when_closed(
+    source: Path, tmp_path: Path
 ) -> None:
     files = FileRemote(tmp_path / "plain")
-    layer = put_layer(files, None, source, compression)
+    _, archive = pack_layer(None, source, Compression.UNCOMPRESSED)
+    blob = zstandard.compress(archive)  # one frame
+    layer = Descriptor(media_type=oci.LAYER_ZSTD, digest=oci.sha256(blob), size=len(blob))
+    files.put_blob(layer, lambda: io.BytesIO(blob))
     staging = tmp_path / "staging"
     staging.mkdir()
     tree = RemoteTree(files, [layer], staging)
@@ -204,11 +208,26 @@ def test_a_file_of_a_plain_layer_is_fetched_once_checked_and_gone_when_closed(
             file.write(b"x")
         assert files.traffic == before
     assert os.listdir(staging) == []
-    with files.path(layer).open("r+b") as blob:
-        blob.seek(layer.size // 2)
-        blob.write(b"damage")
+    with files.path(layer).open("r+b") as damaged:
+        damaged.seek(layer.size // 2)
+        damaged.write(b"damage")
     with pytest.raises(DigestMismatch):
         open_file(tree, "large")
+
+
+@pytest.mark.parametrize("compression", PLAIN)
+def test_a_file_of_a_plain_layer_is_read_by_chunks_once_the_layer_was_listed(
+    source: Path, tmp_path: Path, compression: Compression
+) -> None:
+    files = FileRemote(tmp_path / "plain")
+    layer = put_layer(files, None, source, compression)
+    tree = RemoteTree(files, [layer])
+    tree.names("")
+    before = files.traffic.received
+    with open_file(tree, "large") as file:
+        file.seek(SIZE - 5)
+        assert file.read() == CONTENT[-5:]
+    assert files.traffic.received - before < layer.size // 4
 
 
 def test_what_is_no_file_is_refused(files: FileRemote, put_versions: PutVersions) -> None:

@@ -23,6 +23,7 @@ from shipway.cli import (
     documents,
     explain,
     files,
+    indexes,
     keys,
     login,
     mounts,
@@ -48,8 +49,10 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=False),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 app.meta.group_parameters = Group("Global options")
+app.meta.suppress_keyboard_interrupt = False
 app.command(records.commit)
 app.command(records.ls)
 app.command(records.show)
@@ -60,11 +63,13 @@ app.command(files.checksum)
 app.command(mounts.mount)
 app.command(mounts.umount)
 app.command(moving.push)
+app.command(moving.convert)
 app.command(moving.pull)
 app.command(explain.explain)
 app.command(combining.merge)
 app.command(combining.diff)
 app.command(keys.app)
+app.command(indexes.app)
 app.command(cachemounts.app)
 app.command(space.du)
 app.command(space.prune)

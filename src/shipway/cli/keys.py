@@ -12,16 +12,17 @@ app = App(name="key", help="Give refs cache keys, and look them up.", version_fl
 
 
 @app.command
-def put(key: str, ref: str, /, *, push: str | None = None, session: InSession) -> None:
-    """Make a key name a ref; the last one to put wins.
+def put(key: str, ref: str, /, *, push: str | None = None, if_absent: bool = False, session: InSession) -> None:
+    """Make a key name a ref; the last one to put wins, or with --if-absent the first.
 
     Args:
         key: Any string.
         ref: An id, a unique prefix of one, or key:NAME.
-        push: A repository, oci://host[:port]/repository, where others can look the key up.
+        push: Where others can look the key up: oci://host[:port]/repository, s3://bucket/prefix, oci-layout:///dir, …
+        if_absent: Change nothing if the key is there already, at the bucket or layout to push to or else in this store.
     """
     with session.open() as cache, naming.local_ref(cache, ref) as local:
-        cache.put(key, local, push_to=push)
+        cache.put(key, local, push_to=push, only_if_absent=if_absent)
         session.show({"key": key, "id": local.id, "pushed": push}, [local.id])
 
 

@@ -11,15 +11,54 @@ from shipway.errors import Invalid
 from shipway.refs import Pushed, RemoteImmutableRef
 
 
-def push(ref: str, reference: str, /, *, session: InSession) -> None:
+def push(
+    ref: str,
+    reference: str,
+    /,
+    *,
+    compression: str | None = None,
+    level: int | None = None,
+    force: bool = False,
+    session: InSession,
+) -> None:
     """Copy a ref, as an OCI image, to a registry or another worker; only what is lacking there moves.
 
     Args:
         ref: An id, a unique prefix of one, or key:NAME.
-        reference: Where to: oci://host[:port]/repository[:tag].
+        reference: Where to: oci://host[:port]/repository[:tag], s3://bucket/prefix#name, oci-layout:///dir[:tag], …
+        compression: How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or
+            uncompressed.
+        level: The compression's level: 1 to 22 for zstd, 0 to 3 for gzip.
+        force: Pack layers again that have another form; with a level, all.
     """
     with session.open() as cache, naming.local_ref(cache, ref) as local, shown(session) as progress:
-        pushed = cache.push(local, reference, progress=progress)
+        pushed = cache.push(local, reference, compression=compression, level=level, force=force, progress=progress)
+    show_pushed(session, pushed)
+
+
+def convert(
+    source: str,
+    reference: str,
+    /,
+    *,
+    compression: str | None = None,
+    level: int | None = None,
+    force: bool = False,
+    session: InSession,
+) -> None:
+    """Copy a ref, here or somewhere else, to a registry or another worker with its layers in another form.
+
+    The layers' DiffIDs stay, but for estargz. Without --force existing blobs are reused as they are.
+
+    Args:
+        source: An id, key:NAME, or oci://host[:port]/repository[:tag][@digest]: then nothing is pulled into the store.
+        reference: Where to: oci://host[:port]/repository[:tag].
+        compression: zstd:chunked (the default), zstd, gzip, estargz or uncompressed.
+        level: The compression's level: 1 to 22 for zstd, 0 to 3 for gzip.
+        force: Pack layers again that have another form; with a level, all.
+    """
+    with session.open() as cache, naming.any_ref(cache, source) as found, shown(session) as progress:
+        pushed = cache.push(found, reference, compression=compression, level=level, force=force, progress=progress)
     show_pushed(session, pushed)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
 from zlib import crc32
 
 import msgspec
@@ -18,7 +16,8 @@ import msgspec
 from shipway.errors import Corrupt
 from shipway.layers.chunked import FIRST_SECOND, LAST_SECOND
 from shipway.layers.toc import TocLocation
-from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
+from shipway.trees.copying import Adding
+from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 
 _SECOND = 1_000_000_000
 _FIRST, _LAST = FIRST_SECOND * _SECOND, LAST_SECOND * _SECOND + _SECOND - 1
@@ -35,7 +34,7 @@ class Witness:
     the buffers that it is in are filled again.
     """
 
-    def __init__(self, sink: TreeSink) -> None:
+    def __init__(self, sink: Adding) -> None:
         """Pass everything on to `sink`."""
         self._sink = sink
         self._noted: list[Noted] = []
@@ -61,18 +60,6 @@ class Witness:
         for piece in pieces:
             self._noted.append((None, piece))
             yield piece
-
-    def finish(self) -> None:
-        """Complete the tree; see `TreeSink.finish`."""
-        self._sink.finish()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        """Leave the other sink to whoever made it."""
 
     def noted(self) -> list[Noted]:
         """Return what has been noted since the last call."""

@@ -30,25 +30,33 @@ class Blocks:
     """Where a reader is in a stream of buffers.
 
     `buffer[position:end]` has not been read yet. Views handed out are valid
-    until anything else is asked for. `left` is what is unread of the content begun last.
+    until anything else is asked for. `left` is what is unread of the content begun last, `base` where
+    in the stream the buffer begins.
     """
 
-    __slots__ = ("_source", "buffer", "end", "left", "position", "view")
+    __slots__ = ("_source", "base", "buffer", "end", "left", "position", "view")
 
     def __init__(self, source: Iterator[Filled]) -> None:
         """Start at the beginning of `source`."""
         self._source = source
         self.buffer = bytearray()
         self.view = memoryview(self.buffer)
-        self.position = self.end = self.left = 0
+        self.position = self.end = self.left = self.base = 0
+
+    @property
+    def place(self) -> int:
+        """How many bytes of the stream were read."""
+        return self.base + self.position
 
     def refill(self) -> bool:
         """Turn to the next buffer, once this one is read; return whether there was one."""
         for buffer, size in self._source:
             if size:
                 self.buffer, self.view = buffer, memoryview(buffer)
+                self.base += self.end
                 self.position, self.end = 0, size
                 return True
+        self.base += self.end
         self.position = self.end = 0
         return False
 

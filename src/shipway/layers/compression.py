@@ -9,9 +9,10 @@ from typing import IO, Protocol, cast
 
 import zstandard
 from isal import igzip, igzip_lib
+from msgspec.structs import replace
 
 from shipway.errors import Corrupt, Truncated, UnknownMediaType
-from shipway.oci import DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD
+from shipway.oci import DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, Descriptor
 from shipway.trees.entry import Buffer
 
 # The package's stubs take this class for an instance.
@@ -69,6 +70,16 @@ def compression_of(media_type: str, where: str = "") -> Compression:
         raise UnknownMediaType(f"not a layer of a known kind: {media_type[:200]!r}", where=where) from None
 
 
+def distributable(descriptor: Descriptor) -> Descriptor:
+    """Return the descriptor of a layer for an image that is to hold it: what was foreign to its image is no more."""
+    media_type = descriptor.media_type
+    if media_type.startswith(_NONDISTRIBUTABLE):
+        media_type = media_type.replace(_NONDISTRIBUTABLE, LAYER_TAR)
+    elif media_type.startswith(_DOCKER_FOREIGN):
+        media_type = media_type.replace(_DOCKER_FOREIGN, DOCKER_LAYER_TAR)
+    return replace(descriptor, media_type=media_type, urls=())
+
+
 class ByteSource(Protocol):
     """A stream of bytes that fills buffers."""
 
@@ -117,13 +128,14 @@ class _Readable(_Plain):
         return bytes(buffer[: self.readinto(memoryview(buffer))])
 
 
-class _Pieces:
+class Pieces:
     """The file object that a decompressor reads from: each read is one piece."""
 
     def __init__(self, pieces: Iterator[Buffer]) -> None:
         self._pieces = pieces
 
     def read(self, _size: int = -1) -> bytes:
+        """Return the next piece, nothing at the end."""
         for piece in self._pieces:
             if piece:
                 return bytes(piece)
@@ -134,7 +146,7 @@ class _Zstd:
     def __init__(self, pieces: Iterator[Buffer], where: str) -> None:
         self._where = where
         self._reader = zstandard.ZstdDecompressor().stream_reader(
-            cast(IO[bytes], _Pieces(pieces)),  # of a file object only `read` is used
+            cast(IO[bytes], Pieces(pieces)),  # of a file object only `read` is used
             read_across_frames=True,
         )
 

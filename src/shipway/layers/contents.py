@@ -35,6 +35,10 @@ class Contents(Protocol):
     def digest(self) -> str:
         """A digest that settles the layer's entries and their contents."""
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the table is in the blob, so that it is worth keeping once it was fetched."""
+
     def fetch(self, read: Fetch, where: str) -> bytes:
         """Return the table as it is stored, read from the blob; not checked yet."""
 
@@ -48,7 +52,8 @@ class Contents(Protocol):
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what the compressed bytes of a chunk hold: its content after `chunk.inner` bytes, and maybe more.
 
-        Raises `Corrupt`, or `Truncated` or `SizeMismatch` where that can be told.
+        A format whose chunks have no digests of their own checks here what comes out. Raises `Corrupt`, or
+        `Truncated` or `SizeMismatch` where that can be told.
         """
 
 
@@ -60,6 +65,8 @@ class ChunkReader:
         self._contents = contents
         self._place = (-1, -1)
         self._plain = b""
+        self.data: Buffer = b""
+        """The compressed bytes of the chunk taken last, valid as long as `take` says."""
 
     def content(self, chunk: Chunk, take: Callable[[int, int], Buffer], where: str) -> bytes:
         """Return a chunk's content, checked; `take` returns the bytes at an offset of the blob."""
@@ -69,9 +76,9 @@ class ChunkReader:
             raise Corrupt(f"a chunk of {chunk.size} bytes after {chunk.inner}", where=where)
         place = (chunk.offset, chunk.length)
         if place != self._place:
-            data = take(*place)
-            oci.check_size(len(data), chunk.length, where)
-            self._plain, self._place = self._contents.inflate(data, chunk, where), place
+            self.data = take(*place)
+            oci.check_size(len(self.data), chunk.length, where)
+            self._plain, self._place = self._contents.inflate(self.data, chunk, where), place
         return _checked(self._plain, chunk, where)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -48,6 +48,7 @@ class Stargz:
 
     size: int
     digest: str
+    is_stored: ClassVar[bool] = True
 
     def fetch(self, read: Fetch, where: str) -> bytes:
         """Return the end of the blob, in one request or two; `Corrupt` if no footer says where the table is."""

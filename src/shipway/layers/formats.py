@@ -18,3 +18,11 @@ def contents_of(descriptor: Descriptor) -> Contents | None:
     if compression is Compression.ZSTD:
         return toc_location(descriptor)
     return stargz(descriptor) if compression is Compression.GZIP else None
+
+
+def form_of(descriptor: Descriptor) -> Compression:
+    """Return which of the forms that Shipway writes a layer has; raises as `contents_of` does."""
+    compression = compression_of(descriptor.media_type, descriptor.digest)
+    if contents_of(descriptor) is None:
+        return compression
+    return Compression.ZSTD_CHUNKED if compression is Compression.ZSTD else Compression.ESTARGZ

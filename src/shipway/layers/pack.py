@@ -8,7 +8,7 @@ results in order. All of it happens in native code that lets the others run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -55,7 +55,7 @@ def pack(
     """
     with Pipeline(out, compression, level, threads or os.cpu_count() or 1, where) as pipeline:
         total = sum(entry.size for entry in entries) if isinstance(entries, Sequence) else None
-        packer = _Packer(tree, pipeline, where, progress, total)
+        packer = Packer(tree.open, pipeline, where, progress, total)
         if compression is Compression.ESTARGZ:
             packer.add_landmark()
         for entry in entries:
@@ -65,13 +65,19 @@ def pack(
     return Packed(descriptor, diff_id, diff_size)
 
 
-class _Packer:
+class Packer:
     """Lays entries out in batches."""
 
     def __init__(
-        self, tree: LocalTree, pipeline: Pipeline, where: str, progress: ProgressCallback | None, total: int | None
+        self,
+        open_file: Callable[[str], int],
+        pipeline: Pipeline,
+        where: str,
+        progress: ProgressCallback | None,
+        total: int | None,
     ) -> None:
-        self._tree = tree
+        """Give batches to `pipeline`; `open_file` opens the content at an entry's path, and is closed here."""
+        self._open = open_file
         self._pipeline = pipeline
         self._where = where
         self._progress = progress
@@ -80,9 +86,18 @@ class _Packer:
         self._padding = 0
         self._batch = pipeline.batch()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, base: int | None = None) -> None:
+        """Take the next entry; see `add_raw` for `base`."""
         name = archive_name(entry)
         head = bytes(self._padding) + header(entry, name) if self._padding else header(entry, name)
+        self.add_raw(entry, name, head, base)
+        self._padding = padding(entry.size)
+
+    def add_raw(self, entry: Entry, name: str, head: bytes, base: int | None = None) -> None:
+        """Take the next entry with all bytes of the archive before its content.
+
+        With `base` its content is the part of what is opened that begins there.
+        """
         size = entry.size
         is_large = size >= WHOLE
         batch = self._batch
@@ -91,24 +106,39 @@ class _Packer:
             batch = self._batch
         start = batch.append(head)
         if size and not is_large:
-            self._read(entry, batch)
+            self._read(entry, batch, base)
         batch.members.append((entry, name, start, start + len(head)))
-        self._padding = padding(size)
         if is_large:
-            self._add_large(entry)
+            self._add_large(entry, base)
+
+    def add_bytes(self, data: bytes) -> None:
+        """Take bytes of the archive that belong to no entry, apart from what comes before and after."""
+        self._submit()
+        while data:
+            room = self._batch.room
+            self._batch.append(data[:room])
+            self._submit()
+            data = data[room:]
 
     def add_landmark(self) -> None:
+        """Take the file that eStargz begins with."""
         head = header(LANDMARK_ENTRY, LANDMARK_ENTRY.path)
         start = self._batch.append(head)
         self._batch.members.append((LANDMARK_ENTRY, LANDMARK_ENTRY.path, start, start + len(head)))
         self._batch.append(LANDMARK_CONTENT)
         self._padding = padding(LANDMARK_ENTRY.size)
 
+    def flush(self) -> None:
+        """Hand over what there is."""
+        self._submit()
+
     def finish(self, end: bytes) -> None:
+        """Write the archive's end."""
         tail = bytes(self._padding) + end
         if len(tail) > self._batch.room:
             self._submit()
         self._batch.append(tail)
+        self._total = self._done
         self._submit()
 
     def _submit(self) -> None:
@@ -117,15 +147,16 @@ class _Packer:
         if self._progress is not None:
             self._progress(Progress("pack", self._where, self._done, self._total))
 
-    def _read(self, entry: Entry, batch: Batch) -> None:
+    def _read(self, entry: Entry, batch: Batch, base: int | None) -> None:
         """Read a small file; one byte more is asked for, to see whether it grew."""
         size, start = entry.size, batch.used
-        fd = self._tree.open(entry.path)
+        fd = self._open(entry.path)
         try:
-            view = batch.view[start : start + size + 1]
-            read = os.readv(fd, (view,))
+            view = batch.view[start : start + size + (base is None)]
+            at = base or 0
+            read = os.preadv(fd, (view,), at)
             while 0 < read < size:
-                more = os.readv(fd, (view[read:],))
+                more = os.preadv(fd, (view[read:],), at + read)
                 if not more:
                     break
                 read += more
@@ -142,12 +173,12 @@ class _Packer:
             raise Truncated(f"shrank to {read} of {entry.size} bytes while it was packed", where=where)
         raise SizeMismatch(f"grew beyond {entry.size} bytes while it was packed", where=where)
 
-    def _add_large(self, entry: Entry) -> None:
+    def _add_large(self, entry: Entry, base: int | None) -> None:
         where = f"{self._where}: {entry.path!r}" if self._where else repr(entry.path)
         self._submit()
-        fd = self._tree.open(entry.path)
+        fd = self._open(entry.path)
         try:
-            splitter = Splitter(fd, entry.size, where)
+            splitter = Splitter(fd, entry.size, where, base=base)
             while not splitter.done:
                 batch = self._batch
                 batch.parts = splitter.fill(batch.buffer)

@@ -44,9 +44,14 @@ class Splitter:
     `SizeMismatch` if the file does not have the size it should have.
     """
 
-    def __init__(self, fd: int, size: int, where: str) -> None:
-        """Read `size` bytes of `fd`, which stays the caller's; `where` names the file in errors."""
+    def __init__(self, fd: int, size: int, where: str, *, base: int | None = None) -> None:
+        """Read `size` bytes of `fd`, which stays the caller's; `where` names the file in errors.
+
+        With `base` the content is a part of that file, from there on.
+        """
         self._fd = fd
+        self._base = base or 0
+        self._is_part = base is not None
         self._size = size
         self._where = where
         self._cdc = FastCDC(_AVERAGE, min_size=_MIN, max_size=WHOLE, normalized_chunking=2, seed=0)
@@ -92,7 +97,7 @@ class Splitter:
         if self._offset >= self._size:
             return 0
         try:
-            data = os.lseek(self._fd, self._offset, os.SEEK_DATA)
+            data = os.lseek(self._fd, self._base + self._offset, os.SEEK_DATA) - self._base
         except OSError as error:
             # ENXIO: a hole up to the end. Anything else: a file system that knows nothing of holes.
             data = self._size if error.errno == errno.ENXIO else self._offset
@@ -106,7 +111,7 @@ class Splitter:
         want = min(self._size - self._offset, room // HOLE * HOLE)
         end = start + want
         while start < end:
-            read = os.preadv(self._fd, [buffer[start:end]], self._offset)
+            read = os.preadv(self._fd, [buffer[start:end]], self._base + self._offset)
             if not read:
                 raise Truncated(f"shrank to {self._offset} of {self._size} bytes", where=self._where)
             start += read
@@ -130,6 +135,8 @@ class Splitter:
             self._hole = 0
 
     def _check_end(self) -> None:
+        if self._is_part:
+            return
         size = os.fstat(self._fd).st_size
         if size < self._size:
             raise Truncated(f"shrank to {size} of {self._size} bytes", where=self._where)

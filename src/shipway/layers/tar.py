@@ -59,6 +59,8 @@ Records = dict[bytes, bytes]
 class TarReader:
     """Iterates over the entries of an archive; `complete` tells whether its end marker was seen.
 
+    While an entry with content is handed over, `stored` says where in the archive that is.
+
     Raises `Corrupt`, `Truncated` or `UnsafeEntry`, which name `where` and the
     entry. Whatever follows the end marker is left unread in `blocks`.
     """
@@ -71,6 +73,30 @@ class TarReader:
         self._own: Records = {}
         self._described = 0
         self.complete = False
+        self._place = 0
+        self._sparse: sparse.Sparse | None = None
+
+    @property
+    def place(self) -> int:
+        """Where in the archive the content of the entry that was handed over last begins, or would."""
+        return self._place
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the file that was handed over last is stored without its holes."""
+        return self._sparse is not None
+
+    def stored(self, size: int) -> list[tuple[int, int, int]]:
+        """Return which bytes of the file of `size` bytes that was handed over last are where: start, place, length."""
+        if self._sparse is None:
+            return [(0, self._place, size)]
+        extents: list[tuple[int, int, int]] = []
+        place = self._place
+        for start, length in self._sparse.extents:
+            if length:
+                extents.append((start, place, length))
+            place += length
+        return extents
 
     def __iter__(self) -> Iterator[tuple[Entry, Content]]:
         blocks, kinds = self._blocks, _KINDS
@@ -86,6 +112,7 @@ class TarReader:
             if self._own:
                 self._own = {}
                 self._described = 0
+            self._place, self._sparse = blocks.base + blocks.position, holes
             if not stored and not holes:
                 if entry:
                     yield entry, b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import zstandard
 
@@ -30,6 +31,8 @@ class TocLocation:
     digest: str
     plain_digest: str = ""
 
+    is_stored: ClassVar[bool] = True
+
     def fetch(self, read: Fetch, where: str) -> bytes:  # noqa: ARG002  of the contract
         """Return the table as it is in the blob."""
         return read(self.offset, self.length)
@@ -40,7 +43,7 @@ class TocLocation:
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return the content of a chunk. Where the table does not say where it ends, headers follow it."""
-        return _inflate(data, chunk.size, where)
+        return first_bytes(data, chunk.size, where)
 
 
 def toc_location(descriptor: Descriptor) -> TocLocation | None:
@@ -75,7 +78,7 @@ def parse_toc(data: bytes, location: TocLocation, where: str = "") -> list[Entry
     was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be.
     """
     oci.verify(data, location.digest, location.length, where)
-    plain = _inflate(data, location.uncompressed, where, whole=True)
+    plain = first_bytes(data, location.uncompressed, where, whole=True)
     if location.plain_digest:
         oci.check_match(oci.sha256(plain), location.plain_digest, where)
     return entries_of(oci.decode(plain, Table, where), location.offset, where)
@@ -89,7 +92,7 @@ def decode_chunk(data: Buffer, chunk: Chunk, where: str = "") -> bytes:
 _ZSTD = TocLocation(0, 0, 0, "")
 
 
-def _inflate(data: Buffer, size: int, where: str, *, whole: bool = False) -> bytes:
+def first_bytes(data: Buffer, size: int, where: str, *, whole: bool = False) -> bytes:
     """Return the first `size` bytes that `data`, zstd frames, decompresses to; with `whole` there must not be more."""
     try:
         if zstandard.frame_content_size(data) == size:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
@@ -15,13 +16,15 @@ from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
+from shipway.layers.formats import contents_of
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
-from shipway.layers.toc import parse_toc, toc_location
+from shipway.layers.toc import TocLocation, parse_toc
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.trees.entry import Buffer, Entry, TreeSink
+from shipway.trees.copying import Adding
+from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -61,7 +64,8 @@ def unpack(
     A table of contents that says other things than the archive is `Corrupt` too.
     """
     where = where or descriptor.digest
-    location = toc_location(descriptor)
+    contents = contents_of(descriptor)
+    location = contents if isinstance(contents, TocLocation) else None
     window = Window(location) if location is not None else None
     blob = _Blob(pieces, descriptor, keep, window, where)
     source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
@@ -86,6 +90,19 @@ def unpack(
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
+class Clones(Protocol):
+    """Files of this machine that have the very contents that pass by in an archive."""
+
+    def may_have(self, entry: Entry) -> bool:
+        """Whether there may be one for a file, before its content has passed."""
+
+    def open(self, entry: Entry) -> int:
+        """Return a descriptor of it, once the content has passed; the caller closes it.
+
+        `Corrupt` if it turned out to be another.
+        """
+
+
 def unpack_archive(
     pieces: Iterator[Buffer],
     descriptor: Descriptor,
@@ -93,16 +110,18 @@ def unpack_archive(
     sink: TreeSink,
     *,
     table: Sequence[Entry],
+    clones: Clones | None = None,
     limits: Limits | None = None,
 ) -> Unpacked:
     """Feed the entries of the archive that `pieces` are, not compressed, to `sink`.
 
-    When it returns, it had the digest `diff_id`, and says what the blob's `table` of contents says; before that
-    nothing of `sink` is to be trusted. See `unpack`.
+    Contents are taken from `clones` where it has them. When it returns, the archive had the digest `diff_id`, and
+    says what the blob's `table` of contents says; before that nothing of `sink` is to be trusted. See `unpack`.
     """
     where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
-    unpacking = _Unpacking(source, sink, descriptor, limits, where, compare=True)
+    into = sink if clones is None else _Cloning(sink, clones)
+    unpacking = _Unpacking(source, into, descriptor, limits, where, compare=True)
     with unpacking.inflating as inflating:
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
@@ -111,13 +130,34 @@ def unpack_archive(
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
+class _Cloning:
+    """Hands entries on to a sink, with open files in the place of contents that passed by."""
+
+    def __init__(self, sink: TreeSink, clones: Clones) -> None:
+        self._sink = sink
+        self._clones = clones
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        if not self._clones.may_have(entry):
+            self._sink.add(entry, content)
+            return
+        if isinstance(content, Iterator):
+            for _ in content:
+                pass
+        fd = self._clones.open(entry)
+        try:
+            self._sink.add(entry, OpenFile(fd))
+        finally:
+            os.close(fd)
+
+
 class _Unpacking:
     """An archive on its way to a sink, within bounds, and compared with a table of contents if there is one."""
 
     def __init__(
         self,
         source: ByteSource,
-        sink: TreeSink,
+        sink: Adding,
         descriptor: Descriptor,
         limits: Limits | None,
         where: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from shipway.local.database import Database
 from shipway.oci import LAYER_TAR, Descriptor
@@ -31,6 +32,15 @@ class Absences:
             "SELECT blob, size FROM absences WHERE place = ? AND image = ? ORDER BY blob", place, image
         )
         return [Descriptor(media_type=LAYER_TAR, digest=digest, size=size) for digest, size in rows]
+
+    def at(self, place: str) -> set[str]:
+        """Return the digests of blobs that were gone from a place, whatever image names them."""
+        return {digest for (digest,) in self._database.read("SELECT blob FROM absences WHERE place = ?", place)}
+
+    def back(self, place: str, blobs: Iterable[str]) -> None:
+        """Forget what was noted of blobs: they are at the place again."""
+        with self._database.write() as db:
+            db.executemany("DELETE FROM absences WHERE place = ? AND blob = ?", [(place, blob) for blob in blobs])
 
     def forget(self, place: str, image: str) -> None:
         """Forget what was noted of an image: it is whole again."""

@@ -3,7 +3,7 @@
 A layer's table of contents says what its files, and the chunks of large ones, hash to. Of each layer there is
 one row: the digests, shortened, and where each content is. It is made when somebody first looks for contents,
 from the table in the layer's blob, or before that blob is pruned; so pulling and packing do not pay for it, 30,000
-files take 0.9 MB, and the row goes with its record. Layers that never had a table are not listed.
+files take 0.3 MB, and the row goes with its record. Layers that never had a table are not listed.
 
 Nothing of this is trusted: files of a snapshot may be damaged, so who takes a content checks it.
 """
@@ -20,7 +20,7 @@ import msgspec
 import zstandard
 
 from shipway.errors import NotFound, ShipwayError
-from shipway.layers.toc import parse_toc, toc_location
+from shipway.layers.formats import contents_of
 from shipway.local.digests import matching, prefix
 from shipway.local.store import Store
 from shipway.oci import Descriptor
@@ -32,11 +32,12 @@ _places = msgspec.msgpack.Decoder(tuple[list[bytes], bytes])
 
 
 class Place(NamedTuple):
-    """Where a content is: bytes of a file of a record's snapshot."""
+    """Where a content is: bytes of a file of a record's snapshot, from `start` on, or the `whole` of it."""
 
     record: str
     path: str
     start: int
+    whole: bool
 
 
 def learn(store: Store, record_id: str, entries: Iterable[Entry]) -> None:
@@ -50,11 +51,11 @@ def learn(store: Store, record_id: str, entries: Iterable[Entry]) -> None:
         paths.append(os.fsencode(entry.path))
         if entry.digest:
             digests.append(prefix(entry.digest))
-            numbers.extend((number, 0))
+            numbers.extend((2 * number + 1, 0))
         for chunk in entry.chunks:
             if chunk.digest and chunk.digest != entry.digest:
                 digests.append(prefix(chunk.digest))
-                numbers.extend((number, chunk.start))
+                numbers.extend((2 * number, chunk.start))
     places = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode((paths, numbers.tobytes())))
     with store.database.write() as db:
         db.execute(
@@ -80,11 +81,12 @@ def learn_blob(store: Store, blob: Descriptor) -> None:
 
 def _listed(store: Store, blob: Descriptor) -> Sequence[Entry]:
     try:
-        location = toc_location(blob)
-        if location is None:
+        contents = contents_of(blob)
+        if contents is None:
             return ()
         with store.blobs.open(blob.digest) as file:
-            return parse_toc(os.pread(file.fileno(), location.length, location.offset), location, blob.digest)
+            table = contents.fetch(lambda offset, length: os.pread(file.fileno(), length, offset), blob.digest)
+            return contents.parse(table, blob.digest)
     except (ShipwayError, OSError):  # `verify` says so; here it is just of no use
         return ()
 
@@ -118,14 +120,15 @@ def has_contents(store: Store) -> bool:
 
 def _lists(store: Store) -> Iterator[tuple[str, bytes]]:
     """Yield each layer's digests, the newest layers first; those whose blob was not looked into yet are now."""
-    blobs = store.database.read(
-        "SELECT DISTINCT blobs.digest FROM records JOIN blobs USING (diff_id)"
-        " WHERE NOT mutable AND id NOT IN (SELECT record FROM contents)"
-    )
-    for (digest,) in blobs:
-        blob = store.blobs.get(digest)
-        if blob is not None:
-            learn_blob(store, blob)
+    with store.leases.locked("contents"):  # several look at a time, and one of them has to learn
+        blobs = store.database.read(
+            "SELECT DISTINCT blobs.digest FROM records JOIN blobs USING (diff_id)"
+            " WHERE NOT mutable AND id NOT IN (SELECT record FROM contents)"
+        )
+        for (digest,) in blobs:
+            blob = store.blobs.get(digest)
+            if blob is not None:
+                learn_blob(store, blob)
     rows = store.database.read("SELECT record FROM contents JOIN records ON id = record ORDER BY created DESC")
     for (record_id,) in rows:
         for (known,) in store.database.read("SELECT digests FROM contents WHERE record = ?", record_id):
@@ -147,4 +150,5 @@ def _placed(store: Store, record_id: str, hits: Sequence[tuple[int, int]]) -> It
         numbers = array("Q")
         numbers.frombytes(raw)
         for key, index in hits:
-            yield key, Place(record_id, os.fsdecode(paths[numbers[2 * index]]), numbers[2 * index + 1])
+            number, start = numbers[2 * index], numbers[2 * index + 1]
+            yield key, Place(record_id, os.fsdecode(paths[number // 2]), start, bool(number % 2))

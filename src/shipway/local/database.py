@@ -161,6 +161,14 @@ CREATE TABLE kept (
     used INTEGER NOT NULL
 );
 
+-- Indexes of remote layers, and what was read for want of one: see local/indexes.py.
+CREATE TABLE indexes (
+    blob TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,         -- of the index, in `kept/`; empty for none
+    spent INTEGER NOT NULL,       -- bytes
+    used INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- How records were pulled, as JSON: see local/reports.py.
 CREATE TABLE reports (record TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 

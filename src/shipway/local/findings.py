@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
-from shipway.errors import ShipwayError
+from shipway.errors import NoSpace, ShipwayError, Unavailable
 from shipway.refs import Finding
+
+_OF_THE_MOMENT = {
+    getattr(errno, name)
+    for name in ("EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT", "EFBIG", "EAGAIN", "EACCES", "EPERM", "EBUSY")
+}
+
+
+def proves_damage(error: BaseException) -> bool:
+    """Whether an error tells of what was looked at, and not of whoever looks: too few descriptors, no permission."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno not in _OF_THE_MOMENT
+    return not isinstance(error, Unavailable | NoSpace)
 
 
 class Findings:

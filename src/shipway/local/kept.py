@@ -114,17 +114,19 @@ class Kept:
         with os.scandir(self.directory) as items:
             return sum(item.stat().st_blocks * 512 for item in items)
 
-    def free(self, wanted: int | None = None) -> int:
+    def free(self, wanted: int | None = None, *, unused_for: float | None = None) -> int:
         """Remove what was not used for longest until `wanted` bytes are freed (None: all); return how many were.
 
-        Partials go first, but for those that somebody is going on with.
+        With `unused_for` what was used in so many seconds stays. Partials go first, but for those that somebody is
+        going on with.
         """
+        before = time.time_ns() - int((unused_for or 0) * 1e9)
         freed = 0
         for path in sorted(self.directory.glob("partial-*")):
-            if wanted is None or freed < wanted:
-                freed += Partial.remove(path)
-        rows = self._database.read("SELECT name FROM kept ORDER BY used")
-        for (name,) in rows:
+            with suppress(FileNotFoundError):
+                if (wanted is None or freed < wanted) and path.stat().st_mtime_ns <= before:
+                    freed += Partial.remove(path)
+        for (name,) in self._database.read("SELECT name FROM kept WHERE used <= ? ORDER BY used", before):
             if wanted is not None and freed >= wanted:
                 break
             freed += self._remove(name)

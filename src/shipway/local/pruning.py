@@ -51,7 +51,7 @@ def prune(
     named = None if ids is None else _named(store, ids, books)
     excess = _excess(store, books, options)
     if named is None and not options.filters and not dry_run and (excess is None or excess > 0):
-        freed = store.kept.free(excess)  # what can be fetched again goes first
+        freed = store.kept.free(excess, unused_for=options.keep_duration)  # what can be fetched again goes first
         excess = None if excess is None else excess - freed
     plan = Plan(books, options, named, excess)
     decisions = plan.decide()

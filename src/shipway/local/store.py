@@ -18,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,6 +28,7 @@ from shipway.local import layering
 from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
 from shipway.local.database import Database
+from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept
 from shipway.local.leases import Leases
 from shipway.local.places import Places
@@ -39,6 +41,7 @@ from shipway.oci import Descriptor
 from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
 from shipway.snapshots.contract import SnapshotDriver
+from shipway.trees.content import can_clone
 from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
@@ -86,6 +89,7 @@ class Store:
             self.records = Records(self.database, self.leases)
             self.tags = Tags(self.database)
             self.kept = Kept(root, self.database)
+            self.indexes = Indexes(self.database, self.kept)
             self.places = Places(self.database)
             self.reports = Reports(self.database)
             self.absences = Absences(self.database)
@@ -217,7 +221,7 @@ class Store:
             self._own_snapshot(one) if here else self._exact_snapshot(one)
             for one, here in zip(found, in_place, strict=True)
         ]
-        return [key for key in chain if key] or [self._own_snapshot(found[-1])]
+        return [key for key in chain if key] or [self._empty_snapshot(found[-1])]
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
@@ -261,6 +265,20 @@ class Store:
                     with self.driver.tree(chain) as tree:
                         key = self._make(chain[:-1], entries, tree, link=True)
                     self.driver.separate([*chain[:-1], key], entries)
+                self.records.update(record.id, exact=key)
+                return key
+            return record.exact
+
+    def _empty_snapshot(self, record: Record) -> str:
+        """Return the key of a snapshot that shows nothing, for a tree all of whose layers change nothing."""
+        chain = self.own_chain(record)
+        if self.driver.separate(chain, []):
+            return chain[-1]
+        with self.leases.locked(f"exact-{record.id}"):
+            record = self.records.get(record.id)
+            if not record.exact:  # its own holds copies of what it did not change
+                with self._nothing() as tree:
+                    key = self._make(chain[:-1], [], tree, link=True)
                 self.records.update(record.id, exact=key)
                 return key
             return record.exact
@@ -323,6 +341,12 @@ class Store:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
         return self.sizes.of(record) + sum(blob.size for blob in blobs)
+
+    @cached_property
+    def can_clone(self) -> bool:
+        """Whether copies of files share their blocks here."""
+        with disk_errors(self.root):
+            return can_clone(self.root / "ingest")
 
     @contextmanager
     def giving_up(self, key: str) -> Iterator[None]:

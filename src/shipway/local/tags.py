@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from shipway.errors import NotFound
+from shipway.errors import Conflict, NotFound
 from shipway.local.database import Database
 from shipway.oci import DEFAULT_REPOSITORY, Descriptor, key_tag
 
@@ -29,6 +29,10 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True):
     updated: int
 
 
+_PRESENT = (
+    "SELECT 1 FROM tags WHERE repository = ? AND name = ?"
+    " AND record IS NOT ? AND (manifest IS NOT NULL OR record IN (SELECT id FROM records))"
+)
 _TAG_COLUMNS = "repository, name, record, manifest, key, updated"
 
 
@@ -60,9 +64,15 @@ class Tags:
         record: str | None = None,
         manifest: str | None = None,
         key: bytes | None = None,
+        only_if_absent: bool = False,
     ) -> None:
-        """Make a tag name this and nothing else. The last one to put wins."""
+        """Make a tag name this and nothing else. The last one to put wins, or with `only_if_absent` the first.
+
+        Raises `Conflict` for the others, unless they put the same. A tag whose record is gone is absent.
+        """
         with self._database.write() as db:
+            if only_if_absent and db.execute(_PRESENT, (repository, name, record)).fetchone():
+                raise Conflict("somebody else wrote it first", where=f"{repository}:{name}", todo="look it up")
             db.execute(
                 "INSERT INTO tags VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (repository, name) DO UPDATE SET"
                 " record = excluded.record, manifest = excluded.manifest,"
@@ -70,9 +80,9 @@ class Tags:
                 (repository, name, record, manifest, key, time.time_ns()),
             )
 
-    def put_key(self, key: bytes, record: str) -> None:
-        """Make a cache key name a record."""
-        self.put(DEFAULT_REPOSITORY, key_tag(key), record=record, key=key)
+    def put_key(self, key: bytes, record: str, *, only_if_absent: bool = False) -> None:
+        """Make a cache key name a record; see `put`."""
+        self.put(DEFAULT_REPOSITORY, key_tag(key), record=record, key=key, only_if_absent=only_if_absent)
 
     def delete(self, repository: str, name: str) -> bool:
         """Remove a tag; returns whether there was one."""

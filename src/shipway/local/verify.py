@@ -14,7 +14,7 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 
 from shipway.errors import ShipwayError
-from shipway.local.findings import Findings
+from shipway.local.findings import Findings, proves_damage
 from shipway.local.rows import Record
 from shipway.local.store import PIECE, Store
 from shipway.local.verify_layers import Damage, verify_layer
@@ -50,6 +50,8 @@ def _verify_blobs(store: Store, findings: Findings, progress: ProgressCallback |
     total = sum(size for _, size, _ in rows)
     damaged = Damage(set(), set())
     done = 0
+    if progress is not None:
+        progress(Progress("verify blobs", "", 0, total))
     for digest, size, packed_diff_id in rows:
         what, seen = _look_at_blob(store, digest, size)
         if what and store.blobs.get(digest) is not None:  # else somebody pruned it meanwhile
@@ -65,7 +67,7 @@ def _verify_blobs(store: Store, findings: Findings, progress: ProgressCallback |
             )
         done += size
         if progress is not None:
-            progress(Progress("verify", "blobs", done, total))
+            progress(Progress("verify blobs", "", done, total))
     return damaged
 
 
@@ -82,6 +84,8 @@ def _look_at_blob(store: Store, digest: str, size: int) -> tuple[str, os.stat_re
     except FileNotFoundError:
         return "its file is missing", None
     except OSError as error:
+        if not proves_damage(error):
+            raise
         return f"cannot be read: {error.strerror}", store.blobs.path(digest).stat()
     actual = "sha256:" + found.hexdigest()
     return ("" if actual == digest else f"its bytes hash to {actual}"), seen
@@ -96,6 +100,8 @@ def _verify_records(store: Store, findings: Findings, damaged: Damage, progress:
         findings.add("row", "parents", f"records stand on each other: {', '.join(error.args[1])}")
         return
     broken: set[str] = set()
+    if progress is not None:
+        progress(Progress("verify snapshots", "", 0, len(order), "objects"))
     for number, record_id in enumerate(order, 1):
         record = records.get(record_id)
         if record is not None and broken.isdisjoint(record.parents):
@@ -106,7 +112,7 @@ def _verify_records(store: Store, findings: Findings, damaged: Damage, progress:
         else:
             broken.add(record_id)  # what stands on something broken cannot be told from it
         if progress is not None:
-            progress(Progress("verify", "snapshots", number, len(order)))
+            progress(Progress("verify snapshots", "", number, len(order), "objects"))
 
 
 def _verify_record(store: Store, findings: Findings, record: Record, damaged: Damage) -> None:

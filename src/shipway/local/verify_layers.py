@@ -18,7 +18,7 @@ from shipway.errors import NotFound, ShipwayError
 from shipway.layers.compression import Compression
 from shipway.layers.pack import pack
 from shipway.layers.unpack import unpack
-from shipway.local.findings import Findings
+from shipway.local.findings import Findings, proves_damage
 from shipway.local.rows import Record
 from shipway.local.store import Store
 from shipway.oci import Descriptor
@@ -49,6 +49,8 @@ def verify_layer(store: Store, findings: Findings, record: Record, damaged: Dama
     try:
         below = store.own_chain(record)[:-1]
     except ShipwayError as error:
+        if not proves_damage(error):
+            raise
         return "" if not findings.repair else f"what it stands on cannot be read: {error.what}"
     chain = [*below, record.snapshot]
     wrong = _wrong(store, record, chain, damaged)
@@ -76,6 +78,8 @@ def _wrong(store: Store, record: Record, chain: list[str], damaged: Damage) -> s
     except NotFound as error:
         return f"its snapshot is missing: {error.what}"
     except (ShipwayError, OSError) as error:
+        if not proves_damage(error):
+            raise
         return f"its snapshot cannot be read: {error}"
     if record.diff_id in (None, diff_id):
         return ""
@@ -160,6 +164,8 @@ def _verify_derived(store: Store, findings: Findings, record: Record, damaged: D
     try:
         wrong = _wrong(store, record, store.own_chain(record), damaged)
     except ShipwayError as error:
+        if not proves_damage(error):
+            raise
         wrong = f"cannot be read: {error.what}"
     if wrong:
         how = "it is made again when somebody looks"
@@ -175,6 +181,8 @@ def _verify_exact(store: Store, findings: Findings, record: Record, below: list[
         with store.driver.tree([*below, record.snapshot]) as own, store.driver.tree([*below, record.exact]) as exact:
             wrong = "its separated files differ from its own" if _changed(own, exact) else ""
     except (ShipwayError, OSError) as error:
+        if not proves_damage(error):
+            raise
         wrong = f"its separated files cannot be read: {error}"
     if wrong:
         how = "they are made again when somebody looks"

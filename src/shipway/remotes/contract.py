@@ -2,7 +2,7 @@
 
 The unit is one repository. All errors are typed: `NotFound` (a manifest or
 blob is not there), `RepositoryNotFound`, `Unauthorized`, `Unavailable` (no connection,
-a server error after retries), `Corrupt` and its kinds for bytes that are not
+a server error after retries), `Conflict`, `Corrupt` and its kinds for bytes that are not
 what their descriptor says. Thread-safe; one instance is shared by parallel transfers.
 
 `tests/remotes/test_conformance.py` is what every remote must pass.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from shipway.errors import Unavailable
@@ -21,6 +22,13 @@ from shipway.refs import Traffic
 
 class RangesRefused(Unavailable):
     """The place answers ranges with whole blobs; `remotes.spooled` makes do with those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a tag must name for a conditional write to go ahead: a manifest's digest, or nothing."""
+
+    digest: str | None = None
 
 
 class BlobSource(Protocol):
@@ -60,8 +68,15 @@ class Remote(BlobSource, Protocol):
         else against the one that the server named. At most `oci.MAX_MANIFEST` bytes are read.
         """
 
-    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
-        """Store a manifest under its digest, and under `tag`. What it refers to must be there already."""
+    def put_manifest(
+        self, descriptor: Descriptor, data: bytes, *, tag: str | None = None, expected: Expected | None = None
+    ) -> None:
+        """Store a manifest under its digest, and under `tag`. What it refers to must be there already.
+
+        With `expected` the tag is written only if it is as expected at that very moment: of several writers one
+        wins and the others get `Conflict`, unless they wrote the very same. `Invalid` from a remote that
+        cannot do that, as no registry can.
+        """
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there, with the right size."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from shipway.errors import Invalid
-from shipway.references import Reference, RegistryReference
+from shipway.references import BucketReference, FileReference, Reference, RegistryReference
 from shipway.remotes.contract import Remote
 from shipway.remotes.fallback import FallbackRemote
+from shipway.remotes.files import DockerArchive, LayoutRemote, Tar, WritableLayout
 from shipway.remotes.registry import Limits, RegistryRemote, Trust
 from shipway.remotes.registry.credentials import Credentials
 from shipway.remotes.registry.logins import remove_credentials, store_credentials
@@ -21,24 +21,40 @@ _ALL_USUAL: Registries = MappingProxyType({})
 
 
 def open_remote(reference: Reference, registries: Registries = _ALL_USUAL) -> Remote:
-    """Return the remote for the place of `reference`; nothing is sent before its first use. Close it after."""
-    if isinstance(reference, RegistryReference):
-        return _open_with_mirrors(reference, registries)
-    raise Invalid("nothing can open this kind of reference", where=str(reference))
+    """Return the remote for the place of `reference`, to be read from, by way of its mirrors.
 
-
-def _open_with_mirrors(reference: RegistryReference, registries: Registries) -> Remote:
-    own = _open_registry(reference, registries)
-    settings = registries.get(reference.host)
-    if settings is None or not settings.mirrors:
+    Nothing is sent before its first use. Close it after.
+    """
+    own = open_target(reference, registries)
+    settings = registries.get(reference.host) if isinstance(reference, RegistryReference) else None
+    if settings is None or not settings.mirrors or not isinstance(own, RegistryRemote):
         return own
-    mirrors = [RegistryReference.parse(f"oci://{mirror}") for mirror in settings.mirrors]
-    prefixes = [mirror.partition("/")[2] for mirror in settings.mirrors]
-    places = [
-        replace(mirror, repository=f"{prefix}/{own.repository}" if prefix else own.repository)
-        for mirror, prefix in zip(mirrors, prefixes, strict=True)
-    ]
-    return FallbackRemote(own, mirrors=[_open_registry(place, registries) for place in places])
+    return FallbackRemote(own, mirrors=[_open_mirror(mirror, own, registries) for mirror in settings.mirrors])
+
+
+def open_target(reference: Reference, registries: Registries = _ALL_USUAL) -> Remote:
+    """Return the remote for just the place of `reference`, to be written to: what its mirrors have is not there."""
+    if isinstance(reference, RegistryReference):
+        return _open_registry(reference, registries)
+    if isinstance(reference, BucketReference):
+        from shipway.remotes.bucket import BucketRemote  # noqa: PLC0415  obstore is loaded by those who use buckets
+
+        return BucketRemote(reference)
+    assert isinstance(reference, FileReference)
+    match reference.scheme:
+        case "oci-layout":
+            return WritableLayout(reference)
+        case "oci-archive":
+            return LayoutRemote(reference, Tar(reference.path))
+        case _:
+            return LayoutRemote(reference, DockerArchive(reference.path))
+
+
+def _open_mirror(mirror: str, own: RegistryRemote, registries: Registries) -> RegistryRemote:
+    place = RegistryReference.parse(f"oci://{mirror}")
+    _, slash, prefix = mirror.partition("/")
+    repository = f"{prefix}/{own.repository}" if slash else own.repository
+    return _open_registry(replace(place, repository=repository), registries)
 
 
 def _open_registry(

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import Expected, Remote
 
 
 class WrappedRemote:
@@ -28,9 +28,11 @@ class WrappedRemote:
         """Return the manifest or index that a tag or digest names, and its descriptor."""
         return self._remote.manifest(target)
 
-    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
-        """Store a manifest under its digest, and under `tag`."""
-        self._remote.put_manifest(descriptor, data, tag=tag)
+    def put_manifest(
+        self, descriptor: Descriptor, data: bytes, *, tag: str | None = None, expected: Expected | None = None
+    ) -> None:
+        """Store a manifest under its digest, and under `tag` if that is as `expected`."""
+        self._remote.put_manifest(descriptor, data, tag=tag, expected=expected)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there, with the right size."""

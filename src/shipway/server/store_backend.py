@@ -17,8 +17,8 @@ from shipway.errors import Invalid, NotFound
 from shipway.local.blobs import Ingest
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.oci import DEFAULT_REPOSITORY, Descriptor
-from shipway.transfer.images import Document, check_diff_ids, parse_config, parse_manifest
+from shipway.oci import DEFAULT_REPOSITORY, Descriptor, Document
+from shipway.transfer.images import check_diff_ids, parse_config, parse_manifest
 from shipway.transfer.pull import pull
 from shipway.transfer.push import ensure_manifest
 

@@ -22,7 +22,7 @@ from shipway.layers.archive import (
     split_members,
 )
 from shipway.layers.bounds import Bounds
-from shipway.layers.toc import decode_chunk, parse_toc, toc_location
+from shipway.layers.toc import decode_chunk, toc_location
 from shipway.local.contents import has_contents
 from shipway.local.kept import Pack
 from shipway.local.store import Store
@@ -66,7 +66,7 @@ class Assembly:
         self._remote = remote
         self._descriptor = descriptor
         self._where = f"{remote.name}@{descriptor.digest}"
-        self._supply = found
+        self.supply = found
         self._ranges = _ranges(entries, found)
 
     @property
@@ -93,8 +93,8 @@ class Assembly:
             if chunk.zeros:
                 for done in range(0, chunk.size, len(_ZEROS)):
                     yield _ZEROS[: chunk.size - done]
-            elif self._supply.has(chunk, entry):
-                content = self._supply.content(chunk, entry)
+            elif self.supply.has(chunk, entry):
+                content = self.supply.content(chunk, entry)
                 if content is None:  # damaged, or gone
                     yield self._fetch(chunk, came)
                 else:
@@ -139,8 +139,7 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
     if not has_contents(store) and not store.kept.get(location.digest):
         return None
     where = f"{remote.name}@{descriptor.digest}"
-    table, fetched = read_table(remote, descriptor, location, store.kept)
-    entries = parse_toc(table, location, where)
+    entries, table, fetched = read_table(remote, descriptor, location, store.kept)
     Bounds(store.limits, descriptor.size, where).count_table(entries)
     found = stack.enter_context(supply(store, entries))
     assembly = Assembly(store, remote, descriptor, entries, found)

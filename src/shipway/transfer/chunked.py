@@ -8,14 +8,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Self
+from typing import NamedTuple, Self
 
+import zstandard
 from msgspec.structs import replace
 
 from shipway import oci
 from shipway.errors import Corrupt, Truncated
 from shipway.layers.bounds import Bounds
-from shipway.layers.toc import TocLocation, decode_chunk, parse_toc
+from shipway.layers.contents import ChunkReader, Contents
+from shipway.layers.toc import TocLocation, decode_chunk
 from shipway.limits import Limits
 from shipway.local.kept import Kept, Pack
 from shipway.local.kept import Piece as KeptPiece
@@ -27,6 +29,7 @@ from shipway.transfer.ranges import Range, plan
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 _ZEROS = bytes(1 << 20)
+_COMPRESSOR = zstandard.ZstdCompressor(level=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +38,36 @@ class _File:
 
     entry: Entry
     extent: Range
+    first: Range
+    last: Range
 
     @classmethod
     def of(cls, entry: Entry) -> Self:
-        chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
-        if not chunks:
-            return cls(entry, Range(0, 0))
-        return cls(entry, Range(chunks[0].offset, chunks[-1].offset + chunks[-1].length))
+        pieces = [Range(chunk.offset, chunk.offset + chunk.length) for chunk in entry.chunks if not chunk.zeros]
+        if not pieces:
+            return cls(entry, Range(0, 0), Range(0, 0), Range(0, 0))
+        return cls(entry, Range(pieces[0].start, pieces[-1].end), pieces[0], pieces[-1])
 
 
 class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
     def __init__(
-        self, remote: BlobSource, descriptor: Descriptor, location: TocLocation, kept: Kept | None, limits: Limits
+        self, remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None, limits: Limits
     ) -> None:
         """Read from `remote`, and what was read before from `kept`; nothing is fetched yet."""
         self._limits = limits
         self._remote = remote
         self._kept = kept
         self._descriptor = descriptor
-        self._location = location
+        self._contents = contents
         self._where = f"{remote.name}@{descriptor.digest}"
         self._entries: Sequence[Entry] | None = None
 
     @property
     def table(self) -> str:
         """The digest of its table of contents, which settles its entries and their contents."""
-        return self._location.digest
+        return self._contents.digest
 
     def entries(self) -> Sequence[Entry]:
         """Return the layer's entries; its table of contents is fetched on the first call, and checked.
@@ -70,8 +75,7 @@ class ChunkedLayer:
         Raises what the remote raises, and `Corrupt` and its kinds.
         """
         if self._entries is None:
-            data, _ = read_table(self._remote, self._descriptor, self._location, self._kept)
-            entries = parse_toc(data, self._location, self._where)
+            entries = read_table(self._remote, self._descriptor, self._contents, self._kept).entries
             Bounds(self._limits, self._descriptor.size, self._where).count_table(entries)
             self._entries = entries
         return self._entries
@@ -100,14 +104,14 @@ class ChunkedLayer:
     def _held(self, entries: Iterable[Entry]) -> Mapping[str, KeptPiece]:
         if self._kept is None:
             return {}
-        return self._kept.find(chunk.digest for entry in entries for chunk in entry.chunks if not chunk.zeros)
+        return self._kept.find(chunk.digest for entry in entries for chunk in entry.chunks if chunk.digest)
 
     def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
         """Yield the checked contents of chunks of the file `path`; those that follow one another are one range.
 
         None is fetched that was fetched before.
         """
-        held = self._kept.find(chunk.digest for chunk in chunks) if self._kept is not None else {}
+        held = self._kept.find(chunk.digest for chunk in chunks if chunk.digest) if self._kept is not None else {}
         for is_held, run in groupby(chunks, lambda chunk: chunk.digest in held):
             some = list(run)
             yield from self._take_held(path, some, held) if is_held else self._fetch(path, some)
@@ -128,9 +132,10 @@ class ChunkedLayer:
         with ExitStack() as stack:
             pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
             pieces = stack.enter_context(self._remote.read_blob(self._descriptor, start, end - start))
+            reader = ChunkReader(self._contents)
             stream = Stream(iter(pieces), start, self._where)
             for chunk in chunks:
-                yield self._decode(chunk, path, stream, pack)
+                yield self._decode(chunk, path, reader, stream, pack)
 
     def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
         """Yield files all of which was fetched before."""
@@ -141,10 +146,12 @@ class ChunkedLayer:
     def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
         with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
+            reader = ChunkReader(self._contents)
             stream = Stream(iter(pieces), wanted.start, self._where)
             for entry in entries:
                 chunks = (chunk for chunk in entry.chunks if not chunk.zeros)
-                yield from self._read_file(entry, (self._decode(chunk, entry.path, stream, pack) for chunk in chunks))
+                plain = (self._decode(chunk, entry.path, reader, stream, pack) for chunk in chunks)
+                yield from self._read_file(entry, plain)
 
     def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
         """Yield a file whose chunks, but for holes, `plain` is."""
@@ -169,11 +176,11 @@ class ChunkedLayer:
                 self._check(f"sha256:{whole.hexdigest()}", entry)
             yield Piece(entry, content, last=number == len(chunks))
 
-    def _decode(self, chunk: Chunk, path: str, stream: Stream, pack: Pack | None) -> bytes:
-        data = stream.take(chunk.offset, chunk.length)
-        content = decode_chunk(data, chunk, f"{self._where}, {path!r}")
-        if pack is not None:
-            pack.add(chunk.digest, data)
+    def _decode(self, chunk: Chunk, path: str, reader: ChunkReader, stream: Stream, pack: Pack | None) -> bytes:
+        content = reader.content(chunk, stream.take, f"{self._where}, {path!r}")
+        if pack is not None and chunk.digest:
+            is_zstd = isinstance(self._contents, TocLocation)
+            pack.add(chunk.digest, reader.data if is_zstd else _COMPRESSOR.compress(content))
         return content
 
     def _check(self, digest: str, entry: Entry) -> None:
@@ -181,26 +188,45 @@ class ChunkedLayer:
             oci.check_match(digest, entry.digest, f"{self._where}, {entry.path!r}")
 
 
-def read_table(
-    remote: BlobSource, descriptor: Descriptor, location: TocLocation, kept: Kept | None
-) -> tuple[bytes, int]:
-    """Return a layer's table of contents as it is in the blob, checked, and how many bytes were fetched for it."""
-    data = kept.get(location.digest) if kept is not None else b""
-    if data and oci.sha256(data) == location.digest:
-        return data, 0
-    with remote.read_blob(descriptor, location.offset, location.length) as pieces:
-        data = b"".join(pieces)
-    oci.verify(data, location.digest, location.length, f"{remote.name}@{descriptor.digest}")
-    if kept is not None:
-        kept.put(location.digest, data)
-    return data, len(data)
+class ReadTable(NamedTuple):
+    """A table of contents as it was read: its entries, itself as it is stored, how many bytes were fetched for it."""
+
+    entries: list[Entry]
+    data: bytes
+    fetched: int
+
+
+def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None) -> ReadTable:
+    """Return a layer's table of contents, checked, from `kept` if it is there.
+
+    Raises what the remote raises, and `Corrupt` and its kinds.
+    """
+    where = f"{remote.name}@{descriptor.digest}"
+    data = kept.get(contents.digest) if kept is not None and contents.is_stored else b""
+    if data:
+        with suppress(Corrupt):
+            return ReadTable(contents.parse(data, where), data, 0)
+    fetched = 0
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal fetched
+        with remote.read_blob(descriptor, offset, length) as pieces:
+            found = b"".join(pieces)
+        fetched += len(found)
+        return found
+
+    data = contents.fetch(read, where)
+    entries = contents.parse(data, where)
+    if kept is not None and contents.is_stored:
+        kept.put(contents.digest, data)
+    return ReadTable(entries, data, fetched)
 
 
 def decode_kept(data: bytes, chunk: Chunk) -> bytes | None:
     """Return the content of a chunk from how it was kept; None if that is something else, or nothing."""
     with suppress(Corrupt):
         if data:
-            return decode_chunk(data, replace(chunk, length=len(data)))
+            return decode_chunk(data, replace(chunk, length=len(data), inner=0))
     return None
 
 
@@ -211,17 +237,20 @@ def _is_held(entry: Entry, held: Mapping[str, KeptPiece]) -> bool:
 def _passes(files: Iterable[_File]) -> Iterator[list[_File]]:
     """Split files into groups that each can be read in one movement through the blob.
 
-    That is one group, but for a table of contents that has files share their bytes.
+    Files may share what is compressed together, or the byte in which one piece ends and the next begins. Beyond that
+    it is one group, but for a table of contents that has files share their bytes.
     """
     left = sorted(files, key=lambda file: file.extent)
     while left:
         group: list[_File] = []
         later: list[_File] = []
         at = 0
+        last = Range(0, 0)
         for file in left:
-            if file.extent.start >= at or not file.extent.length:
+            if file.extent.start >= at - 1 or file.first == last or not file.extent.length:
                 group.append(file)
-                at = max(at, file.extent.end)
+                if file.extent.end >= at:
+                    at, last = file.extent.end, file.last
             else:
                 later.append(file)
         yield group
@@ -237,6 +266,8 @@ class Stream:
         self._piece = memoryview(b"")
         self._start = start
         """Where in the blob the present piece begins."""
+        self._before = b""
+        """The last byte before it: where two parts of a blob share one, it is asked for twice."""
         self._where = where
 
     def take(self, offset: int, length: int) -> Buffer:
@@ -245,7 +276,11 @@ class Stream:
             if not length:
                 return b""
             self._next()
+        if offset == self._start - 1 and self._before and length > 1:
+            return self._before + bytes(self.take(self._start, length - 1))
         begin = offset - self._start
+        if begin < 0:
+            raise Corrupt("its table of contents has chunks that overlap", where=self._where)
         if begin + length <= len(self._piece):
             return self._piece[begin : begin + length]
         data = bytearray(self._piece[begin:])
@@ -256,6 +291,7 @@ class Stream:
 
     def _next(self) -> None:
         self._start += len(self._piece)
+        self._before = bytes(self._piece[-1:])
         piece = next(self._pieces, None)
         if piece is None:
             raise Truncated("the range ended early", where=self._where)

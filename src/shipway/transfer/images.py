@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
-
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound, UnknownMediaType
-from shipway.layers.compression import compression_of
+from shipway.layers.compression import compression_of, distributable
 from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescriptor, Platform
 from shipway.remotes.contract import Remote
 
@@ -180,7 +178,9 @@ def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descr
             schema_version=2,
             media_type=oci.MANIFEST,
             config=config_descriptor,
-            layers=tuple(oci.annotated(layer.descriptor, {oci.UNCOMPRESSED: layer.diff_id}) for layer in layers),
+            layers=tuple(
+                oci.annotated(distributable(layer.descriptor), {oci.UNCOMPRESSED: layer.diff_id}) for layer in layers
+            ),
             annotations={"org.opencontainers.image.created": created},
         )
     )
@@ -194,18 +194,3 @@ def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descr
 
 def _time(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What any manifest or index says about what it refers to."""
-
-    media_type: str = ""
-    config: Descriptor | None = None
-    layers: tuple[Descriptor, ...] = ()
-    manifests: tuple[Descriptor, ...] = ()
-    subject: Descriptor | None = None
-
-    @property
-    def blobs(self) -> tuple[Descriptor, ...]:
-        """The blobs that must be there before it may be."""
-        return (*((self.config,) if self.config else ()), *self.layers)

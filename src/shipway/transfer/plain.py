@@ -22,8 +22,10 @@ from msgspec.structs import replace
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, SizeMismatch
 from shipway.layers.bounds import Bounds
-from shipway.layers.read import read_layer
+from shipway.layers.index import IndexBuilder
+from shipway.layers.read import LayerReader
 from shipway.limits import Limits
+from shipway.local.indexes import Indexes
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource
@@ -35,6 +37,10 @@ from shipway.trees.writer import typed
 
 _ZEROS = bytes(1 << 20)
 _HOLE = -1
+_HOLES = "holes"
+_FILLED = 4 << 30
+"""Bytes of holes of a layer that are hashed as zeros. It may claim any; beyond, files with holes are told apart by
+where these are, and there is no index."""
 Segments = list[tuple[int, int]]
 """Where a content is: places and lengths in the spool, or a hole's length."""
 
@@ -81,15 +87,20 @@ class Capture:
 class PlainLayer:
     """A layer of a remote image that has no table of contents. Thread-safe."""
 
-    def __init__(self, remote: BlobSource, descriptor: Descriptor, limits: Limits) -> None:
-        """Read from `remote`; nothing is fetched yet."""
+    def __init__(
+        self, remote: BlobSource, descriptor: Descriptor, limits: Limits, indexes: Indexes | None = None
+    ) -> None:
+        """Read from `remote`; nothing is fetched yet. An index that is made on the way is kept in `indexes`."""
         self.descriptor = descriptor
         self.known: Sequence[Entry] | None = None
         """The layer's entries, once it was read to its end."""
         self.with_records = False
         """Whether to work out the records of files (`shipway.trees.checksum`) while reading."""
+        self.index: bytes | None = None
+        """The layer's index, once it was read to its end, if there can be one."""
         self.records: Mapping[str, str] = {}
         """Digests of the records of files, by path, once it was read to its end with them."""
+        self._indexes = indexes
         self._remote = remote
         self._limits = limits
         self._where = f"{remote.name}@{descriptor.digest}"
@@ -108,32 +119,51 @@ class PlainLayer:
     ) -> Sequence[Entry]:
         """Read the layer until `enough` says so of an entry, or to its end; return the entries seen.
 
+        It is read on to its end, too, when that costs no more than has been spent on it: for the sake of its index.
         Contents of files whose paths are `wanted` go to `capture`. At the end of the blob its digest and
         size have been checked. Raises what the remote and the layer's format raise.
         """
         with self._remote.read_blob(self.descriptor) as pieces:
-            blob = _checked(pieces, self.descriptor, self._where, progress)
+            blob = _Checked(pieces, self.descriptor, self._where, progress)
             bounds = Bounds(self._limits, self.descriptor.size, self._where)
             seen: list[Entry] = []
-            records: dict[str, str] = {}
+            digests = _Digests(with_records=self.with_records)
+            reader = LayerReader(iter(blob), self.descriptor, self._where, index=self.known is None, bounds=bounds)
+            builder = reader.index
+            has_enough = False
             try:
-                for entry, content in read_layer(blob, self.descriptor.media_type, self._where, bounds):
+                for entry, content in reader:
                     if entry.is_file and entry.size:
                         keep = capture if wanted(entry.path) else None
-                        record = hashlib.sha256(header(entry)) if self.with_records else None
-                        entry = replace(entry, digest=_digest(entry.path, content, keep, record))  # noqa: PLW2901  now known
-                        if record is not None:
-                            # Of a path that comes twice, which one is meant is for those to say who read it again.
-                            records[entry.path] = "" if entry.path in records else f"sha256:{record.hexdigest()}"
+                        entry = digests.known(entry, content, keep)  # noqa: PLW2901  now known
+                        builder = builder if digests.whole else None
                     seen.append(entry)
-                    if enough(entry):
-                        return seen
+                    if builder is not None:
+                        builder.add(entry, reader.stored(entry))
+                    if not has_enough and enough(entry):
+                        if not self._is_worth_reading_on(builder, blob.size):
+                            blob.leave()
+                            return seen
+                        has_enough = True
             except Corrupt:
                 _drain(blob)  # whether it was damaged on its way, or made so, is for its digest to say
                 raise
             _drain(blob)
-        self.known, self.records = seen, {path: digest for path, digest in records.items() if digest}
+        if builder is not None:
+            self.index = builder.finish()
+        if self.index is not None and self._indexes is not None:
+            self._indexes.save(self.descriptor, self.index)
+        self.known, self.records = seen, digests.records
         return seen
+
+    def _is_worth_reading_on(self, builder: IndexBuilder | None, done: int) -> bool:
+        """Whether an index is worth reading on; if not, take notice of what was spent without one."""
+        if builder is None or self._indexes is None:
+            return False
+        if self._indexes.spent(self.descriptor) + done >= self.descriptor.size - done:
+            return True
+        self._indexes.spend(self.descriptor, done)
+        return False
 
     def jobs(
         self, files: Sequence[tuple[str, Entry]], captured: Capture | None, make_spool: Callable[[], IO[bytes]]
@@ -181,10 +211,41 @@ def _deliver(capture: Capture, entries: Iterable[Entry]) -> Generator[Piece, Non
         yield from capture.pieces(entry)
 
 
-def _digest(path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None) -> str:
-    """Return what tells a content from others: its sha256 if it has no holes.
+class _Digests:
+    """Works out what tells contents apart, and the records of files if they are wanted."""
 
-    It is captured on the way, and taken into a record, if that is wanted.
+    def __init__(self, *, with_records: bool) -> None:
+        self.whole = True
+        """Whether every digest so far is the sha256 of a content."""
+        self._with_records = with_records
+        self._records: dict[str, str] = {}
+        self._room = _FILLED
+
+    @property
+    def records(self) -> dict[str, str]:
+        """The records by path; of a path that came twice, which one is meant is for those to say who read it again."""
+        return {path: digest for path, digest in self._records.items() if digest}
+
+    def known(self, entry: Entry, content: Content, capture: Capture | None) -> Entry:
+        """Return an entry with its digest, once its content has passed by, to be captured if that is wanted."""
+        record = hashlib.sha256(header(entry)) if self._with_records else None
+        digest, holes = _digest(entry.path, content, capture, record, fill=entry.size <= self._room)
+        if digest.startswith(_HOLES):
+            self.whole = False
+        else:
+            self._room -= holes
+        if record is not None:
+            self._records[entry.path] = "" if entry.path in self._records else f"sha256:{record.hexdigest()}"
+        return replace(entry, digest=digest)
+
+
+def _digest(
+    path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None, *, fill: bool
+) -> tuple[str, int]:
+    """Return what tells a content from others, and how many bytes of it are holes.
+
+    That is its sha256; but not if it has holes and these are not to be `fill`ed with zeros for that. The content is
+    captured on the way, and taken into a record, if that is wanted.
     """
     assert not isinstance(content, OpenFile)
     pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
@@ -194,23 +255,24 @@ def _digest(path: str, content: Content, capture: Capture | None, record: hashli
     for piece in pieces:
         if capture is not None:
             segments.append(capture.take(path, piece))
+        size = piece if isinstance(piece, int) else len(piece)
         if isinstance(piece, int):
-            layout.update(b"%d+%d " % (position, piece))
-            holes += piece
-        else:
-            digest.update(piece)
+            layout.update(b"%d+%d " % (position, size))
+            holes += size
+        if fill or not isinstance(piece, int):
+            for data in _zeros(piece) if isinstance(piece, int) else (piece,):
+                digest.update(data)
         if record is not None:
             for data in _zeros(piece) if isinstance(piece, int) else (piece,):
                 record.update(data)
-        position += piece if isinstance(piece, int) else len(piece)
+        position += size
     found = f"sha256:{digest.hexdigest()}"
-    if holes:
-        # An archive may claim holes of any size: they are told apart by where they are, not by hashing zeros.
+    if holes and not fill:
         layout.update(digest.digest())
-        found = f"holes:{layout.hexdigest()}"
+        found = f"{_HOLES}:{layout.hexdigest()}"
     if capture is not None:
         capture.keep(found, segments)
-    return found
+    return found, holes
 
 
 def _zeros(count: int) -> Iterator[bytes]:
@@ -218,22 +280,45 @@ def _zeros(count: int) -> Iterator[bytes]:
         yield _ZEROS[: count - done]
 
 
-def _checked(
-    pieces: Iterable[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
-) -> Iterator[Buffer]:
-    """Pass a blob's pieces on, and check its size and digest when they have all been taken."""
-    digest = hashlib.sha256()
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-        if size > descriptor.size:
+class _Checked:
+    """A blob's pieces, whose size and digest are checked when they have all been taken."""
+
+    def __init__(
+        self, pieces: Iterator[Buffer], descriptor: Descriptor, where: str, progress: ProgressCallback | None
+    ) -> None:
+        self._pieces = pieces
+        self._descriptor = descriptor
+        self._where = where
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self.size = 0
+        """Bytes passed on so far."""
+        self._tell(descriptor.size)
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return self
+
+    def __next__(self) -> Buffer:
+        descriptor, where = self._descriptor, self._where
+        piece = next(self._pieces, None)
+        if piece is None:
+            oci.check_size(self.size, descriptor.size, where)
+            oci.check_match(f"sha256:{self._digest.hexdigest()}", descriptor.digest, where)
+            raise StopIteration
+        self.size += len(piece)
+        if self.size > descriptor.size:
             raise SizeMismatch(f"has more than the {descriptor.size} bytes that were promised", where=where)
-        digest.update(piece)
-        if progress:
-            progress(Progress("scan", descriptor.digest, size, descriptor.size))
-        yield piece
-    oci.check_size(size, descriptor.size, where)
-    oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
+        self._digest.update(piece)
+        self._tell(descriptor.size)
+        return piece
+
+    def leave(self) -> None:
+        """Take no more: what was read is all that had to be."""
+        self._tell(self.size)
+
+    def _tell(self, total: int) -> None:
+        if self._progress:
+            self._progress(Progress("scan", self._descriptor.digest, self.size, total))
 
 
 def _drain(pieces: Iterable[Buffer]) -> None:

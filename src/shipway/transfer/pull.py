@@ -30,9 +30,9 @@ from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.refs import LayerPulled, Way
 from shipway.remotes.contract import BlobSource
-from shipway.transfer.assemble import plan_assembly
+from shipway.transfer.assemble import Assembly, plan_assembly
 from shipway.transfer.fetch import arriving, fetch, open_ingest
-from shipway.trees.entry import Buffer, Entry, TreeSink
+from shipway.trees.entry import Buffer, TreeSink
 
 PARALLEL = 4
 
@@ -75,6 +75,16 @@ class _Pull:
     why: str = ""
     """Why its blob has to be fetched."""
     connections: int = 1
+    total: int = field(init=False)
+    """How many bytes are to come of it."""
+
+    def __post_init__(self) -> None:
+        self.total = self.descriptor.size
+
+    def tell(self, done: int) -> None:
+        """Tell whoever wants to know how many bytes have come."""
+        if self.task.progress is not None:
+            self.task.progress(Progress("pull", self.descriptor.digest, done, self.total))
 
     def wait(self) -> Record:
         """Return the layer's record once it is there."""
@@ -107,6 +117,8 @@ def pull(
         pulls.append(_Pull(task, descriptor, diff_id, chain_id, pulls[-1] if pulls else None))
     if not pulls:
         raise NotFound("the image has no layers", where=name)
+    for one in pulls:
+        one.tell(0)
     _run(task, pulls)
     records = [one.record for one in pulls if one.record is not None]
     for record in records[:-1]:
@@ -125,6 +137,7 @@ def _run(task: _Task, pulls: Sequence[_Pull]) -> None:
         try:
             if not task.stop.is_set():
                 one.record = _pull_layer(one)
+                one.tell(one.total)
         except BaseException:
             task.stop.set()
             raise
@@ -190,7 +203,7 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
             return None
         came = _Counter(one, assembly.total)
         try:
-            record = _put_together(one, assembly.archive(stack, came.add), assembly.entries)
+            record = _put_together(one, assembly, assembly.archive(stack, came.add))
         except Corrupt as error:
             one.why = f"it could not be put together: {error.what}"
             return None
@@ -207,9 +220,17 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
         return record
 
 
-def _put_together(one: _Pull, pieces: Iterator[Buffer], table: Sequence[Entry]) -> Record:
+def _put_together(one: _Pull, assembly: Assembly, pieces: Iterator[Buffer]) -> Record:
     with _writing(one) as (key, sink):
-        unpack_archive(pieces, one.descriptor, one.diff_id, sink, table=table, limits=one.task.store.limits)
+        unpack_archive(
+            pieces,
+            one.descriptor,
+            one.diff_id,
+            sink,
+            table=assembly.entries,
+            clones=assembly.supply,
+            limits=one.task.store.limits,
+        )
         below = one.below.wait() if one.below is not None else None
         sink.finish()
         return _add(one, key, below)
@@ -299,8 +320,7 @@ class _Counter:
     def __init__(self, one: _Pull, total: int, done: int = 0) -> None:
         self.done = done
         self._one = one
-        self._total = total
-        self._progress = one.task.progress
+        one.total = total
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
@@ -308,8 +328,7 @@ class _Counter:
             raise Stopped("was given up", where=self._one.descriptor.digest)
         with self._lock:
             self.done += size
-            if self._progress is not None:
-                self._progress(Progress("pull", self._one.descriptor.digest, self.done, self._total))
+            self._one.tell(self.done)
 
     def counted(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
         for piece in pieces:

@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from shipway.layers.compression import compression_of
-from shipway.layers.toc import toc_location
+from shipway.layers.formats import contents_of
+from shipway.layers.index import Index
 from shipway.limits import Limits
+from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept, Pack
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
@@ -43,9 +44,9 @@ class RemoteTree:
     """The tree that `layers`, base first, of a remote show; implements `SeekableTree`. Thread-safe.
 
     `staging` is a directory for contents on their way (files without a name, gone with the process);
-    by default the system's; `kept` is where tables of contents and chunks are remembered that were fetched,
-    by default nowhere. Every layer is held to `limits`. Every method may raise what the remote raises, and
-    `Corrupt` and its kinds for what is not what its digest, size or format promised.
+    by default the system's; `kept` is where tables of contents and chunks are remembered that were fetched, and
+    `indexes` those of layers without tables, by default nowhere. Every layer is held to `limits`. Every method may
+    raise what the remote raises, and `Corrupt` and its kinds for what is not what its digest, size or format promised.
     """
 
     def __init__(
@@ -54,14 +55,16 @@ class RemoteTree:
         layers: Sequence[Descriptor],
         staging: Path | None = None,
         kept: Kept | None = None,
+        indexes: Indexes | None = None,
+        *,
         limits: Limits | None = None,
     ) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
         self._remote = remote
         self._staging = staging
         self._kept = kept
-        limits = limits or Limits()
-        self._layers = [_open_layer(remote, descriptor, kept, limits) for descriptor in layers]
+        self._limits = limits or Limits()
+        self._layers = [_open_layer(remote, descriptor, kept, indexes, self._limits) for descriptor in layers]
         self._lock = threading.Lock()
         self._view: _View | None = None
 
@@ -137,11 +140,29 @@ class RemoteTree:
             if self._view is None:
                 with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
                     entries = list(pool.map(_list_layer, self._layers))
+                if self._settle():
+                    entries = [layer.entries() for layer in self._layers]
                 self._view = _View(self._layers, entries, {}, self._staging, self._kept)
             return self._view
 
+    def _settle(self) -> bool:
+        """Read layers without tables by their indexes from now on, where one was made; return whether any is."""
+        before = list(self._layers)
+        self._layers[:] = [layer if isinstance(layer, ChunkedLayer) else self._indexed(layer) for layer in before]
+        return self._layers != before
+
+    def _indexed(self, layer: PlainLayer) -> Layer:
+        # What was worked out besides, while it was read, only the layer itself has.
+        if layer.index is None or layer.with_records:
+            return layer
+        return ChunkedLayer(
+            self._remote, layer.descriptor, Index(layer.index, layer.descriptor), self._kept, self._limits
+        )
+
     def _find(self, search: Search, stack: ExitStack, progress: ProgressCallback | None) -> _View:
         """Return a view that has all that `search` is for, and captures that live as long as `stack`."""
+        with self._lock:
+            self._settle()
         if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in self._layers):
             return self._whole()
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
@@ -156,11 +177,11 @@ class RemoteTree:
             else:
                 captures[number] = Capture(stack.enter_context(_make_spool(self._staging)))
                 found[number] = layer.scan(captures[number], wanted=search.wants, enough=search.look, progress=progress)
-                enough = layer.known is None
+                enough = search.satisfied
                 search.leave_layer(found[number])
             if enough:
                 break
-        return _View(self._layers, found, captures, self._staging, self._kept)
+        return _View(list(self._layers), found, captures, self._staging, self._kept)
 
 
 class _View:
@@ -245,12 +266,15 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(remote: BlobSource, descriptor: Descriptor, kept: Kept | None, limits: Limits) -> Layer:
-    compression_of(descriptor.media_type, f"{remote.name}@{descriptor.digest}")
-    location = toc_location(descriptor)
-    if location is None:
-        return PlainLayer(remote, descriptor, limits)
-    return ChunkedLayer(remote, descriptor, location, kept, limits)
+def _open_layer(
+    remote: BlobSource, descriptor: Descriptor, kept: Kept | None, indexes: Indexes | None, limits: Limits
+) -> Layer:
+    contents = contents_of(descriptor)
+    if contents is None and indexes is not None:
+        contents = indexes.load(descriptor)
+    if contents is None:
+        return PlainLayer(remote, descriptor, limits, indexes)
+    return ChunkedLayer(remote, descriptor, contents, kept, limits)
 
 
 def _list_layer(layer: Layer) -> Sequence[Entry]:

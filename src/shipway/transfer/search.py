@@ -78,6 +78,11 @@ class Search:
             self._is_simple = False
             if entry.kind == "symlink":
                 self._redirect(entry)
+        return self.satisfied
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether enough has been seen."""
         return self._is_simple and not self._missing
 
     def look_at_layer(self, entries: Sequence[Entry]) -> bool:

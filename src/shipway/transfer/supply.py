@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from shipway import oci
-from shipway.errors import ShipwayError
+from shipway.errors import Corrupt, ShipwayError
 from shipway.local.contents import Place, known_contents
 from shipway.local.kept import Piece
 from shipway.local.store import Store
 from shipway.transfer.chunked import decode_kept
 from shipway.trees.entry import Chunk, Entry, LocalTree
 
+CLONED = 64 << 10
+"""Files of at least so many bytes are cloned where the file system can; smaller ones are written sooner."""
+
 
 class Supply:
-    """What is here of the contents of a layer. For one thread at a time."""
+    """What is here of the contents of a layer: chunks for one thread, clones of whole files for another."""
 
     def __init__(
-        self, store: Store, places: Mapping[str, Place], pieces: Mapping[str, Piece], stack: ExitStack
+        self,
+        store: Store,
+        places: Mapping[str, Place],
+        pieces: Mapping[str, Piece],
+        files: Iterable[Entry],
+        stack: ExitStack,
     ) -> None:
-        """Take contents from `places` and `pieces`; `stack` closes what is opened for that."""
+        """Take contents from `places` and `pieces`; of `files` all is there. `stack` closes what is opened for that."""
+        self._files = {entry.path for entry in files}
         self._store = store
         self._places = places
         self._pieces = pieces
         self._stack = stack
+        self._clonable = store.can_clone
+        self._whole: dict[str, tuple[Place, int]] = {}
+        """By path, the files whose contents came from one that is here, and how many bytes of them so far."""
         self._trees: dict[str, LocalTree] = {}
         self._last: tuple[str, str] | None = None
         self._fd = -1
@@ -38,13 +50,31 @@ class Supply:
     def content(self, chunk: Chunk, entry: Entry) -> bytes | None:
         """Return the content of a chunk, checked against its digest; None if it cannot be had here."""
         whole, place = self._places.get(entry.digest), self._places.get(chunk.digest)
-        for found, start in ((place, 0), (whole, chunk.start)):
+        for found, start in ((whole, chunk.start), (place, 0)):
             if found is not None:
                 data = self._read(found, start, chunk.size)
                 if len(data) == chunk.size and oci.sha256(data) == chunk.digest:
+                    if found is whole and entry.size >= CLONED:
+                        self._whole[entry.path] = found, self._whole.get(entry.path, (found, 0))[1] + len(data)
                     return data
         piece = self._pieces.get(chunk.digest)
         return decode_kept(self._store.kept.read(piece), chunk) if piece is not None else None
+
+    def may_have(self, entry: Entry) -> bool:
+        """Whether a file may be cloned from one that is here; see `shipway.layers.unpack.Clones`."""
+        return self._clonable and entry.size >= CLONED and entry.path in self._files
+
+    def open(self, entry: Entry) -> int:
+        """Return a descriptor of the file that is here, all of which has just been read and checked."""
+        place, checked = self._whole.get(entry.path, (None, 0))
+        if place is not None and checked == entry.size:
+            with suppress(ShipwayError, OSError):
+                with self._store.driver.files(self._snapshot(place.record)) as tree:
+                    fd = tree.open(place.path)
+                if os.fstat(fd).st_size == entry.size:
+                    return fd
+                os.close(fd)
+        raise Corrupt("the file with its content that was here is no more", where=entry.path)
 
     def _read(self, place: Place, start: int, size: int) -> bytes:
         with suppress(ShipwayError, OSError):
@@ -58,10 +88,12 @@ class Supply:
     def _tree(self, record_id: str) -> LocalTree:
         tree = self._trees.get(record_id)
         if tree is None:
-            snapshot = self._store.records.get(record_id).snapshot
-            tree = self._stack.enter_context(self._store.driver.files(snapshot or ""))
+            tree = self._stack.enter_context(self._store.driver.files(self._snapshot(record_id)))
             self._trees[record_id] = tree
         return tree
+
+    def _snapshot(self, record_id: str) -> str:
+        return self._store.records.get(record_id).snapshot or ""
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -75,4 +107,10 @@ def supply(store: Store, entries: Sequence[Entry]) -> Iterator[Supply]:
     chunks = {chunk.digest for entry in entries for chunk in entry.chunks if not chunk.zeros}
     files = {entry.digest for entry in entries if entry.digest and len(entry.chunks) > 1}
     with known_contents(store, chunks | files) as places, ExitStack() as stack:
-        yield Supply(store, places, store.kept.find(chunks - places.keys()), stack)
+        whole = (entry for entry in entries if entry.size >= CLONED and _is_file(places.get(entry.digest), entry))
+        yield Supply(store, places, store.kept.find(chunks - places.keys()), whole, stack)
+
+
+def _is_file(place: Place | None, entry: Entry) -> bool:
+    """Whether a file's content is, as far as is known, that of a whole file that is here, and all of it is checked."""
+    return place is not None and place.whole and not any(chunk.zeros for chunk in entry.chunks)

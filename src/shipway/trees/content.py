@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from shipway.errors import SizeMismatch, Truncated
 from shipway.trees.entry import Buffer, Content, OpenFile
@@ -18,6 +20,18 @@ _NO_RANGE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EB
 _PIECE = 1 << 30
 _BLOCK = 512
 _SMALL = 64 << 10
+
+
+def can_clone(directory: Path) -> bool:
+    """Whether the file system of a directory shares the blocks of files that are copied."""
+    with tempfile.TemporaryFile(dir=directory) as one, tempfile.TemporaryFile(dir=directory) as other:
+        one.write(bytes(_BLOCK * 8))
+        one.flush()
+        try:
+            fcntl.ioctl(other.fileno(), FICLONE, one.fileno())
+        except OSError:
+            return False
+    return True
 
 
 class ContentWriter:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 from urllib.parse import quote
 
 import msgspec
 
 from shipway import oci
-from shipway.errors import Corrupt, Invalid, Unavailable
+from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Unavailable
 from shipway.oci import Descriptor
 from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
+from shipway.remotes.checks import checked_target
+from shipway.remotes.contract import Expected
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
 from shipway.remotes.registry.download import download
 from shipway.remotes.registry.session import Session
-from shipway.remotes.registry.transport import Limits, Response, resolve
+from shipway.remotes.registry.transport import Limits, Origin, Response, resolve
 from shipway.remotes.registry.trust import Trust
 from shipway.remotes.registry.upload import CHUNK, Upload
 
@@ -92,7 +94,7 @@ class RegistryRemote:
         where = self._where(target)
         with self._session.request(
             "GET",
-            self._url("manifests", _checked_target(target)),
+            self._url("manifests", checked_target(target)),
             scope=self._pull,
             accept=(200,),
             where=where,
@@ -107,13 +109,19 @@ class RegistryRemote:
                 oci.check_match(digest, target, where)
             return Descriptor(media_type=_media_type(response, data, where), digest=digest, size=len(data)), data
 
-    def put_manifest(self, descriptor: Descriptor, data: bytes, *, tag: str | None = None) -> None:
-        """Store a manifest under its digest, and under `tag`."""
+    def put_manifest(
+        self, descriptor: Descriptor, data: bytes, *, tag: str | None = None, expected: Expected | None = None
+    ) -> None:
+        """Store a manifest under its digest, and under `tag`; `Invalid` if that is to be conditional."""
         where = self._where(tag or descriptor.digest)
+        if expected is not None:
+            raise Invalid(
+                "a registry writes no tag on a condition", where=where, todo="use a bucket or an OCI layout for that"
+            )
         oci.verify(data, descriptor.digest, descriptor.size, where)
         with self._session.request(
             "PUT",
-            self._url("manifests", _checked_target(tag or descriptor.digest)),
+            self._url("manifests", checked_target(tag or descriptor.digest)),
             scope=self._push,
             accept=(201,),
             where=where,
@@ -135,19 +143,40 @@ class RegistryRemote:
         ) as response:
             return response.status == 200 and response.length in (None, descriptor.size)  # noqa: PLR2004  HTTP's number
 
+    @contextmanager
     def read_blob(
         self, descriptor: Descriptor, offset: int = 0, length: int | None = None
-    ) -> AbstractContextManager[Iterator[bytes]]:
-        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
-        return download(
-            self._session,
-            self._blob_url(descriptor),
-            scope=self._pull,
-            where=self._where(descriptor.digest),
-            size=descriptor.size,
-            offset=offset,
-            length=length,
-        )
+    ) -> Iterator[Iterator[bytes]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default).
+
+        A blob that is not here is read from the addresses that its descriptor names, if any, without credentials.
+        """
+        with ExitStack() as stack:
+            yield self._open_blob(descriptor, offset, length, stack)
+
+    def _open_blob(self, descriptor: Descriptor, offset: int, length: int | None, stack: ExitStack) -> Iterator[bytes]:
+        where = self._where(descriptor.digest)
+        own = self._blob_url(descriptor)
+        failure: ShipwayError | None = None
+        for url in (own, *descriptor.urls):
+            try:
+                return stack.enter_context(
+                    download(
+                        self._session,
+                        resolve(own, url),
+                        scope=self._pull,
+                        where=where if url == own else f"{where} at {Origin.of(url).host}",
+                        size=descriptor.size,
+                        offset=offset,
+                        length=length,
+                    )
+                )
+            except (NotFound, Unavailable) as error:
+                if url == own and not isinstance(error, NotFound):
+                    raise
+                failure = error
+        assert failure is not None
+        raise failure
 
     def put_blob(
         self,
@@ -216,15 +245,6 @@ class RegistryRemote:
 
     def _where(self, target: str) -> str:
         return f"{self.name}{'@' if ':' in target else ':'}{target}"
-
-
-def _checked_target(target: str) -> str:
-    """Return a tag or digest as it is; `Invalid` if it is neither."""
-    if ":" in target:
-        return oci.check_digest(target)
-    if not oci.is_tag(target):
-        raise Invalid(f"not a tag: {target[:150]!r}")
-    return target
 
 
 def _media_type(response: Response, data: bytes, where: str) -> str:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shipway.errors import Invalid, SizeMismatch, Truncated, Unavailable
+from shipway.errors import SizeMismatch, Truncated, Unavailable
 from shipway.oci import check_size
+from shipway.remotes.checks import end_of_range
 from shipway.remotes.contract import RangesRefused
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.errors import Transient
 from shipway.remotes.registry.session import Session
-from shipway.remotes.registry.transport import Response
+from shipway.remotes.registry.transport import Origin, Response
 
 PIECE = 1 << 20
 """Most bytes in one piece of a stream."""
@@ -28,9 +29,7 @@ def download(
     session: Session, url: str, *, scope: Scope, where: str, size: int, offset: int, length: int | None
 ) -> Iterator[Iterator[bytes]]:
     """Open a stream over `length` bytes from `offset` on of the blob of `size` bytes at `url`."""
-    end = size if length is None else offset + length
-    if not 0 <= offset <= end <= size:
-        raise Invalid(f"bytes {offset} to {end} are not within the blob's {size}", where=where)
+    end = end_of_range(size, offset, length, where)
     stream = _Download(session, url, scope=scope, where=where, size=size, position=offset, end=end)
     try:
         stream.open()
@@ -47,6 +46,7 @@ class _Download:
     ) -> None:
         self._session = session
         self._url = url
+        self._origin = Origin.of(url)
         self._scope = scope
         self._where = where
         self._size = size
@@ -63,9 +63,9 @@ class _Download:
         if self._position == self._end:
             return
         all_of_it = self._start == 0 and self._end == self._size
-        if self._session.refuses_ranges and not all_of_it:
+        if self._refused() and not all_of_it:
             raise self._no_ranges()
-        whole = all_of_it and (self._position == 0 or self._session.refuses_ranges)
+        whole = all_of_it and (self._position == 0 or self._refused())
         headers = {} if whole else {"range": f"bytes={self._position}-{self._end - 1}"}
         response = self._session.request(
             "GET", self._url, scope=self._scope, accept=(200, 206, 416), where=self._where, headers=headers
@@ -84,7 +84,7 @@ class _Download:
         """Return how many bytes are to come, once the answer says it brings exactly those."""
         if response.status == 200:  # noqa: PLR2004  HTTP's number
             if not whole:
-                self._session.refuses_ranges = True
+                self._session.refuses_ranges.add(self._origin)
             if not all_of_it:
                 raise self._no_ranges()
             self._skip = self._position
@@ -102,6 +102,9 @@ class _Download:
         if (int(match[1]), int(match[2])) != (self._position, self._end - 1):
             raise self._wrong_range(stated)
         return self._end - self._position
+
+    def _refused(self) -> bool:
+        return self._origin in self._session.refuses_ranges
 
     def _no_ranges(self) -> RangesRefused:
         return RangesRefused("the server does not answer ranges", where=self._where)

@@ -46,8 +46,8 @@ class Session:
         """Speak to the URL `base` of the registry called `host` in messages; `find` looks up its credentials."""
         self.host = host
         self.limits = limits
-        self.refuses_ranges = False
-        """Whether it has answered a range with all of a blob."""
+        self.refuses_ranges: set[Origin] = set()
+        """Who has answered a range with all of a blob."""
         self.traffic = TrafficCounter()
         self._find = find
         self._may_be_plain = trust.insecure

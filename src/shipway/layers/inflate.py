@@ -1,0 +1,244 @@
+"""Inflating gzip from the middle: checkpoints taken while it is read, and going on from one of them.
+
+A deflate stream can be entered at the beginning of any of its blocks, given the 32 KiB that came out before. Only zlib
+itself tells where blocks begin, while it inflates; Python's module has no such call, nor has `isal`. So this talks
+to the shared library that Python's own module stands on (zlib.h, since 1.2.8). Where there is none, `available` is
+false, and gzip layers get no checkpoints.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+from shipway.errors import Corrupt, Truncated
+from shipway.trees.entry import Buffer
+
+_OK, _STREAM_END, _BUF_ERROR = 0, 1, -5
+_NO_FLUSH, _BLOCK = 0, 5
+_RAW, _GZIP = -15, 31
+_WINDOW = 32 << 10
+_TRAILER = 8
+_AT_BLOCK, _LAST_BLOCK, _BITS = 128, 64, 7
+
+
+class Point(NamedTuple):
+    """Where a stream can be entered: the byte in which a block begins, what has come out by then, and the last of it.
+
+    `bits` of the byte at `offset` belong to the block, the upper ones; if none, it begins with all of that byte.
+    """
+
+    offset: int
+    bits: int
+    plain: int
+    window: bytes
+
+
+class _Stream(ctypes.Structure):
+    """zlib's `z_stream`."""
+
+    _fields_ = (
+        ("next_in", ctypes.c_void_p),
+        ("avail_in", ctypes.c_uint),
+        ("total_in", ctypes.c_ulong),
+        ("next_out", ctypes.c_void_p),
+        ("avail_out", ctypes.c_uint),
+        ("total_out", ctypes.c_ulong),
+        ("msg", ctypes.c_char_p),
+        ("state", ctypes.c_void_p),
+        ("zalloc", ctypes.c_void_p),
+        ("zfree", ctypes.c_void_p),
+        ("opaque", ctypes.c_void_p),
+        ("data_type", ctypes.c_int),
+        ("adler", ctypes.c_ulong),
+        ("reserved", ctypes.c_ulong),
+    )
+
+
+@cache
+def _library() -> Any:
+    """Return the library, None if there is none that will do."""
+    try:
+        library = ctypes.CDLL("libz.so.1")
+        library.inflateGetDictionary  # noqa: B018  a library without it is too old
+        library.zlibVersion.restype = ctypes.c_char_p
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def available() -> bool:
+    """Whether checkpoints can be taken and used here."""
+    return _library() is not None
+
+
+class _Inflater:
+    """A `z_stream`, freed with its object."""
+
+    def __init__(self, bits: int, where: str) -> None:
+        self.stream = _Stream()
+        self._where = where
+        self._input = b""
+        self._call("inflateInit2_", bits, _library().zlibVersion(), ctypes.sizeof(_Stream))
+
+    def __del__(self) -> None:
+        if self.stream.state:
+            _library().inflateEnd(ctypes.byref(self.stream))
+
+    def _call(self, name: str, *arguments: Any) -> int:
+        status: int = getattr(_library(), name)(ctypes.byref(self.stream), *arguments)
+        if status not in (_OK, _STREAM_END, _BUF_ERROR):
+            message = (self.stream.msg or b"").decode(errors="replace")
+            raise Corrupt(f"not gzip data: {message or status}", where=self._where)
+        return status
+
+    @property
+    def left(self) -> int:
+        """How many bytes of the input were not taken yet."""
+        return int(self.stream.avail_in)
+
+    def give(self, data: Buffer) -> None:
+        """Set the input; what was left of the one before is dropped."""
+        self._input = bytes(data)  # kept: zlib has a pointer into it
+        self.stream.next_in = ctypes.cast(ctypes.c_char_p(self._input), ctypes.c_void_p)
+        self.stream.avail_in = len(self._input)
+
+    def skip(self, size: int) -> None:
+        """Pass over input."""
+        self.stream.next_in += size
+        self.stream.avail_in -= size
+
+    def rest(self) -> bytes:
+        """Return the input that was not taken yet."""
+        return self._input[len(self._input) - self.left :]
+
+    def inflate(self, buffer: memoryview, flush: int) -> tuple[int, bool]:
+        """Return how many bytes were written, and whether the stream, or member, ended."""
+        place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+        self.stream.next_out = ctypes.addressof(place)
+        self.stream.avail_out = len(buffer)
+        status = self._call("inflate", flush)
+        return len(buffer) - self.stream.avail_out, status == _STREAM_END
+
+    def reset(self, bits: int) -> None:
+        """Begin anew with what is left of the input."""
+        self._call("inflateReset2", bits)
+
+    def prime(self, bits: int, value: int, window: bytes) -> None:
+        """Begin in the middle, after `window`, with some bits of a byte."""
+        if bits:
+            self._call("inflatePrime", bits, value)
+        if window:
+            self._call("inflateSetDictionary", window, len(window))
+
+    def window(self) -> bytes:
+        """Return the last that came out of this member."""
+        window = ctypes.create_string_buffer(_WINDOW)
+        size = ctypes.c_uint()
+        self._call("inflateGetDictionary", window, ctypes.byref(size))
+        return window.raw[: size.value]
+
+
+class CheckpointingGzip:
+    """A gzip blob as a `ByteSource` that takes a checkpoint every `spacing` bytes or a little more."""
+
+    def __init__(self, pieces: Iterator[Buffer], spacing: int, where: str) -> None:
+        """Read `pieces`; `where` names the blob in errors."""
+        self.points: list[Point] = []
+        """The checkpoints so far; the first is at the beginning."""
+        self._pieces = pieces
+        self._spacing = spacing
+        self._where = where
+        self._inflater = _Inflater(_GZIP, where)
+        self._taken = 0
+        """Bytes of the blob that the inflater was given."""
+        self._plain = 0
+        self._between = True
+        """Whether nothing, or a whole number of members, was read."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as there is something left; see `ByteSource`."""
+        done = 0
+        while done < len(buffer):
+            if not self._inflater.left and not self._more():
+                if not self._between:
+                    raise Truncated("gzip data ends before its end-of-stream marker", where=self._where)
+                break
+            if self._between and not self._next_member():
+                break
+            size, ended = self._inflater.inflate(buffer[done:], _BLOCK)
+            done += size
+            self._plain += size
+            if ended:
+                self._between = True
+                self._inflater.reset(_GZIP)
+            else:
+                self._look()
+        return done
+
+    def _more(self) -> bool:
+        for piece in self._pieces:
+            if piece:
+                self._inflater.give(piece)
+                self._taken += len(piece)
+                return True
+        return False
+
+    def _next_member(self) -> bool:
+        """Go on to the next member, over zeros that fill a blob up; return whether there is one."""
+        while True:
+            rest = self._inflater.rest()
+            zeros = len(rest) - len(rest.lstrip(b"\0")) if self._plain or self.points else 0
+            self._inflater.skip(zeros)
+            if zeros < len(rest):
+                self._between = False
+                return True
+            if not self._more():
+                return False
+
+    def _look(self) -> None:
+        """Take a checkpoint, if a block begins here and it is time."""
+        kind = self._inflater.stream.data_type
+        if not kind & _AT_BLOCK or kind & _LAST_BLOCK:
+            return
+        if self.points and self._plain - self.points[-1].plain < self._spacing:
+            return
+        bits = kind & _BITS
+        offset = self._taken - self._inflater.left - (1 if bits else 0)
+        self.points.append(Point(offset, bits, self._plain, self._inflater.window()))
+
+
+def inflate_from(point: Point, data: Buffer, size: int, where: str) -> bytes:
+    """Return the `size` bytes that come out after a checkpoint, of `data`, the blob's bytes from there on.
+
+    Raises `Corrupt`, or `Truncated` if there are fewer.
+    """
+    inflater = _Inflater(_RAW, where)
+    inflater.give(data)
+    if point.bits:
+        if not len(data):
+            raise Truncated(f"ended after 0 of {size} bytes", where=where)
+        inflater.skip(1)
+        inflater.prime(point.bits, data[0] >> (8 - point.bits), point.window)
+    else:
+        inflater.prime(0, 0, point.window)
+    plain = bytearray(size)
+    view = memoryview(plain)
+    done, raw = 0, True
+    while done < size:
+        if not inflater.left:
+            raise Truncated(f"ended after {done} of {size} bytes", where=where)
+        wrote, ended = inflater.inflate(view[done:], _NO_FLUSH)
+        done += wrote
+        if ended:  # another member begins, after the rest of this one
+            if raw:
+                inflater.skip(min(_TRAILER, inflater.left))
+                raw = False
+            rest = inflater.rest()
+            inflater.skip(len(rest) - len(rest.lstrip(b"\0")))
+            inflater.reset(_GZIP)
+        elif not wrote and not inflater.left:
+            raise Truncated(f"ended after {done} of {size} bytes", where=where)
+    return bytes(plain)

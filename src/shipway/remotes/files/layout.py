@@ -1,0 +1,171 @@
+"""An OCI image layout as a remote, to be read (image-spec, image-layout.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import BinaryIO
+
+from shipway import oci
+from shipway.errors import Corrupt, Invalid, NotFound, RepositoryNotFound
+from shipway.oci import DEFAULT_TAG, Descriptor, Index, ManifestDescriptor
+from shipway.references import FileReference
+from shipway.refs import Traffic
+from shipway.remotes.checks import (
+    PIECE,
+    check_manifest_size,
+    checked_target,
+    describe_manifest,
+    end_of_range,
+    whole_range,
+)
+from shipway.remotes.contract import Expected
+from shipway.remotes.files.stored import Section, Stored
+from shipway.remotes.traffic import TrafficCounter
+
+INDEX = "index.json"
+REF_NAME = "org.opencontainers.image.ref.name"
+"""Annotation that holds a manifest's name in a layout; BuildKit, skopeo and umoci write it too."""
+
+
+class LayoutRemote:
+    """A layout in `files`; implements `shipway.remotes.contract.Remote`, all writes being refused. Thread-safe.
+
+    What is counted as requests are looks at a blob or a manifest.
+    """
+
+    def __init__(self, reference: FileReference, files: Stored) -> None:
+        """Read the layout that `files` hold; nothing is opened yet."""
+        self.name = reference.place
+        self._files = files
+        # Tools that were given no name write a manifest without one: that is what such a reference means then.
+        self._unnamed_is_default = reference.tag is None
+        self._counter = TrafficCounter()
+
+    @property
+    def traffic(self) -> Traffic:
+        """All that this remote has moved so far."""
+        return self._counter.total
+
+    def manifest(self, target: str) -> tuple[Descriptor, bytes]:
+        """Return the manifest or index that a tag or digest names, and its descriptor."""
+        where = self._where(checked_target(target))
+        self._counter.add(requests=1)
+        digest = target if ":" in target else self._named(self._entries(), target).digest
+        try:
+            data = self._read(_blob(digest, where), where)
+        except NotFound as error:
+            raise NotFound("no such manifest", where=where) from error
+        self._counter.add(received=len(data))
+        return describe_manifest(data, digest, where), data
+
+    def _entries(self) -> tuple[ManifestDescriptor, ...]:
+        where = f"{self.name}/{INDEX}"
+        try:
+            data = self._read(INDEX, where)
+        except NotFound as error:
+            raise RepositoryNotFound("no OCI layout is there", where=self.name) from error
+        return oci.decode(data, Index, where).manifests
+
+    def _named(self, entries: tuple[ManifestDescriptor, ...], tag: str) -> ManifestDescriptor:
+        named = [entry for entry in entries if entry.annotations.get(REF_NAME) == tag]
+        if not named and tag == DEFAULT_TAG and self._unnamed_is_default:
+            named = [entry for entry in entries if REF_NAME not in entry.annotations]
+            named = named if len(named) == 1 else []
+        if not named:
+            raise NotFound("no such name in the layout", where=self._where(tag))
+        return named[-1]
+
+    def _read(self, name: str, where: str) -> bytes:
+        with self._files.open(name) as section:
+            check_manifest_size(section.size, where)
+            return b"".join(_pieces(section, 0, section.size))
+
+    def tags(self) -> Iterator[str]:
+        """Yield the names of manifests that can be tags."""
+        self._counter.add(requests=1)
+        names = (entry.annotations.get(REF_NAME, "") for entry in self._entries())
+        yield from dict.fromkeys(name for name in names if oci.is_tag(name))
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there, with the right size."""
+        self._counter.add(requests=1)
+        try:
+            with self._files.open(_blob(descriptor.digest, self.name)) as section:
+                return section.size == descriptor.size
+        except NotFound:
+            return False
+
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Iterator[memoryview]]:
+        """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
+        return self._read_blob(descriptor, offset, length)
+
+    @contextmanager
+    def _read_blob(self, descriptor: Descriptor, offset: int, length: int | None) -> Iterator[Iterator[memoryview]]:
+        where = self._where(descriptor.digest)
+        end = end_of_range(descriptor.size, offset, length, where)
+        if offset == end:
+            yield iter(())
+            return
+        self._counter.add(requests=1)
+        try:
+            opened = self._files.open(_blob(descriptor.digest, where))
+            with opened as section:
+                oci.check_size(section.size, descriptor.size, where)
+                yield whole_range(self._counted(_pieces(section, offset, end)), end - offset, where)
+        except NotFound as error:
+            raise NotFound("no such blob", where=where) from error
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._counter.add(received=len(piece))
+            yield piece
+
+    def put_manifest(
+        self, descriptor: Descriptor, data: bytes, *, tag: str | None = None, expected: Expected | None = None
+    ) -> None:
+        """Refuse: `Invalid`."""
+        del data, expected
+        raise self._refused(tag or descriptor.digest)
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        open_blob: Callable[[], BinaryIO],
+        sent: Callable[[int], None] = lambda _: None,
+        *,
+        mount_from: str | None = None,
+    ) -> None:
+        """Refuse: `Invalid`."""
+        del open_blob, sent, mount_from
+        raise self._refused(descriptor.digest)
+
+    def _refused(self, target: str) -> Invalid:
+        return Invalid("an archive is not written to", where=self._where(target), todo="push to an OCI layout instead")
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        self._files.close()
+
+    def _where(self, target: str) -> str:
+        return f"{self.name}{'@' if ':' in target else ':'}{target}"
+
+
+def blob_path(digest: str) -> str:
+    """Return where a blob is in a layout; `Invalid` if `digest` is none."""
+    return f"blobs/sha256/{oci.check_digest(digest).removeprefix('sha256:')}"
+
+
+def _blob(digest: str, where: str) -> str:
+    try:
+        return blob_path(digest)
+    except Invalid as error:
+        raise Corrupt(error.what, where=where) from error
+
+
+def _pieces(section: Section, offset: int, end: int) -> Iterator[bytes]:
+    while offset < end and (piece := section.read(offset, min(PIECE, end - offset))):
+        offset += len(piece)
+        yield piece

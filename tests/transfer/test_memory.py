@@ -1,0 +1,82 @@
+"""Memory is bounded whatever the size: a layer is packed, pushed, served, pulled and extracted from on 200 MB."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.peak import measured, peak
+
+LIMIT = 200_000_000
+MIB = 1 << 20
+PIECE = random.Random(7).randbytes(64 << 10)
+
+
+def block(number: int) -> bytes:
+    """Return a MiB like no other, that packs to a tenth and costs next to nothing to make."""
+    return number.to_bytes(8, "big") * 512 + PIECE[4096:] + PIECE * 15
+
+
+def make_large_tree(root: Path, size: int) -> Path:
+    """Make a tree of `size` bytes: one file that is a quarter of it, a hole that is half, many files of 4 MiB."""
+    root.mkdir()
+    with open(root / "large", "wb") as file:
+        file.writelines(map(block, range(size // 4 // MIB)))
+    with open(root / "hole", "wb") as file:
+        file.truncate(size // 2)
+    for number in range(size // 4 // (4 * MIB)):
+        (root / f"part-{number}").write_bytes(block(-number & 0xFFFF) * 4)
+    (root / "small").write_bytes(b"small")
+    return root
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def served(root: Path) -> Iterator[tuple[str, int]]:
+    """Yield the reference of a store that is served by a process of its own, and the process's id."""
+    command = [sys.executable, "-m", "shipway", "--root", str(root), "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().decode().split()[-1].rpartition("/")[0], process.pid
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(512 * MIB, marks=pytest.mark.slow, id="512 MiB"),
+        pytest.param(10_240 * MIB, marks=[pytest.mark.long, pytest.mark.timeout(3600)], id="10 GiB"),
+    ],
+)
+def test_everything_is_done_on_200_mb(tmp_path: Path, size: int) -> None:
+    tree = make_large_tree(tmp_path / "tree", size)
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    names = {path.name: digest(path) for path in tree.iterdir()}
+    peaks = {"commit": measured(mine, "commit", tree, "--key", "large")}
+    shutil.rmtree(tree)
+    with served(tmp_path / "worker") as (base, pid):
+        image = f"{base}/team/large:v1"
+        peaks["push"] = measured(mine, "push", "key:large", image)
+        shutil.rmtree(mine)
+        peaks["extract one"] = measured(other, "extract", image, tmp_path / "one", "/small")
+        peaks["read one"] = measured(other, "cat", image, "/large")
+        peaks["extract all"] = measured(other, "extract", image, tmp_path / "all")
+        assert {path.name: digest(path) for path in (tmp_path / "all").iterdir()} == names
+        shutil.rmtree(tmp_path / "all")
+        peaks["pull"] = measured(other, "pull", image)
+        peaks["serve"] = peak(pid)
+    sys.stdout.write(f"{ {what: f'{used / 1e6:.0f} MB' for what, used in peaks.items()} }\n")
+    assert {what: used for what, used in peaks.items() if used > LIMIT} == {}
