@@ -21,6 +21,9 @@ def a_cache() -> None:
         assert_type(cache.driver.name, str)
         assert_type(cache.driver.can_mount, bool)
     shipway.Cache.open(Path("root"), driver="native", remotes=["oci://127.0.0.1:5000"]).close()
+    limits = shipway.Limits(size=1 << 30, entries=1000, ratio=10)
+    assert_type(limits.size, int)
+    shipway.Cache.open(limits=limits).close()
 
 
 def configuration() -> None:
