@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FUZZ   := $(VENV)/.installed-fuzz
 
 .PHONY: demo test test-long check fast format bench bench-packages clean packages
 
@@ -12,9 +13,9 @@ demo: $(STAMP)
 test: $(STAMP) packages
 	$(BIN)/python -m pytest
 
-# What takes minutes: hundreds of crashes, faults injected.
-test-long: $(STAMP) packages
-	$(BIN)/python -m pytest -m long
+# What takes minutes: hundreds of crashes, faults injected, readers fuzzed.
+test-long: $(FUZZ) packages
+	$(BIN)/python -m pytest -m long -rP
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -38,6 +39,10 @@ bench-packages:
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(FUZZ): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
 	@touch $@
 
 # The real programs that the tests run against; without root they are used if present.

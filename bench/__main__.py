@@ -60,7 +60,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks; see docs/performance.md.")
     parser.add_argument("--list", action="store_true", help="list the jobs")
     parser.add_argument("--job", nargs="+", metavar="NAME", help="run only these; default: all")
-    parser.add_argument("--quick", action="store_true", help="small amounts of work: about two minutes in all")
+    parser.add_argument("--quick", action="store_true", help="small amounts of work: two to three minutes in all")
     parser.add_argument("--rounds", type=int, metavar="N", help="measured turns; default: 5, with --quick 3")
     parser.add_argument("--where", type=Path, default=Path("/dev/shm"), help="scratch directory, on a tmpfs by default")
     parser.add_argument("--ext4", type=int, default=0, metavar="GB", help="in a loop-mounted ext4 of this size there")

@@ -32,6 +32,13 @@ class Archiver:
     keeps: Keeps = ALL
     inside: str = "."
     """Where in that directory the tree is then."""
+    slow: bool = False
+    """Whether it takes most of a second whatever there is to do; a quick run leaves it out."""
+
+
+def chosen(scene: Scene, *archivers: Archiver) -> list[Archiver]:
+    """Return those that take part in a run."""
+    return [one for one in archivers if not (one.slow and scene.quick)]
 
 
 def tar(compressor: str) -> Archiver:
@@ -71,6 +78,7 @@ def restic(*, compress: bool) -> Archiver:
         lambda store: run(store, "init", "--repository-version", "2"),
         lambda tree, store: run(store, "backup", ".", cwd=tree),
         lambda store, target: run(store, "restore", "latest", "--target", target),
+        slow=True,
     )
 
 
@@ -97,6 +105,7 @@ def borg(*, compress: bool) -> Archiver:
         lambda store: run(store, "init", "-e", "none", f"{store}/repo"),
         save,
         restore,
+        slow=True,
     )
 
 

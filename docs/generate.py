@@ -28,7 +28,7 @@ Everything below is in the package `shipway`. Other modules may change without n
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "The cache": ("Cache", "KeyRecord", "UsageRecord", "PruneDecision", "Verdict", "Finding"),
+    "The cache": ("Cache", "Limits", "KeyRecord", "UsageRecord", "PruneDecision", "Verdict", "Finding"),
     "Explanations": ("Explanation", "Asked", "Answer", "Pulled", "LayerPulled", "Way"),
     "Refs": (
         "Ref",
@@ -40,7 +40,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Extractable",
     ),
     "Values": ("Metadata", "CachePolicy", "RecordType", "Mount", "FileStat", "Extracted", "Pushed", "Traffic"),
-    "Configuration": ("Config", "PrunePolicy", "RegistrySettings"),
+    "Configuration": ("Config", "PrunePolicy", "LimitSettings", "RegistrySettings"),
     "Progress": ("Progress", "ProgressCallback", "Tally", "Overall"),
     "Errors": (),
 }

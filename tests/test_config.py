@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipway import Cache, Config, Invalid, NotFound, PrunePolicy, RegistrySettings, Unavailable
+from shipway import Cache, Config, Invalid, Limits, LimitSettings, NotFound, PrunePolicy, RegistrySettings, Unavailable
 from shipway.config import load
 from shipway.local.keeping import PruneOptions
 
@@ -178,7 +178,29 @@ def test_the_reference_describes_every_key_and_its_example_is_valid(file: Path) 
     text = (Path(__file__).parent.parent / "docs/reference/configuration.md").read_text(encoding="utf-8")
     example = text.split("```toml\n")[1].split("```")[0]
     file.write_text(example)
-    assert set(tomllib.loads(example)) == {"root", "remotes", "prune", "registry"}
+    assert set(tomllib.loads(example)) == {"root", "remotes", "prune", "limits", "registry"}
     assert len(load().config.prune) == 2
-    keys = {name for kind in (Config, PrunePolicy, RegistrySettings) for name in kind.__struct_encode_fields__}
-    assert {key for key in keys - {"prune", "registry"} if f"| `{key}` |" not in text} == set()
+    keys = {
+        name
+        for kind in (Config, PrunePolicy, LimitSettings, RegistrySettings)
+        for name in kind.__struct_encode_fields__
+    }
+    assert {key for key in keys - {"prune", "limits", "registry"} if f"| `{key}` |" not in text} == set()
+
+
+def test_limits_are_read_and_an_argument_counts_before_them(file: Path, tmp_path: Path) -> None:
+    file.write_text('[limits]\nsize = "2GiB"\nratio = 7\n')
+    assert load().config.limits.value == Limits(size=2 << 30, ratio=7)
+    with Cache.open(tmp_path / "root") as cache:
+        assert cache.store.limits == Limits(size=2 << 30, ratio=7)
+    with Cache.open(tmp_path / "root", limits=Limits(entries=3)) as cache:
+        assert cache.store.limits == Limits(entries=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [('size = "20%"', "size"), ('size = "0"', "size"), ("ratio = 0", "ratio"), ("most = 1", "most")]
+)
+def test_limits_that_make_no_sense_are_named(file: Path, text: str, said: str) -> None:
+    file.write_text(f"[limits]\n{text}\n")
+    with pytest.raises(Invalid, match=rf"limits\.{said}"):
+        load()

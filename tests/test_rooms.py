@@ -34,7 +34,7 @@ ROOMS = [
     {"refs"},
     {"explanations"},
     {"progress"},
-    {"quantities"},
+    {"quantities", "limits"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

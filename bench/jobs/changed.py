@@ -20,6 +20,8 @@ class Change:
     one_in: int = 0
     """One file in so many has changed; 0: none has, or just `files`."""
     files: int = 0
+    quick: tuple[int, ...] = ()
+    """Amounts of work for a quick run."""
 
     def apply(self, tree: Path, count: int, salt: int) -> None:
         """Change a tree of `count` files; another `salt`, another content."""
@@ -29,13 +31,12 @@ class Change:
 
 
 CHANGES = (
-    Change("cold", "that the other side has not", cold=True),
+    Change("cold", "that the other side has not", cold=True, quick=(1_000,)),
     Change("unchanged", "that the other side has"),
-    Change("one-file", "of which the other side has all but one file", files=1),
+    Change("one-file", "of which the other side has all but one file", files=1, quick=(1_000,)),
     Change("percent", "of which the other side has all but 1 % of the files", one_in=100),
 )
 WORKS = (3_000, 30_000)
-QUICK = (1_000,)
 
 
 def copied(scene: Scene, tree: Path, target: Path) -> Path:

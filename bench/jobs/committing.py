@@ -31,7 +31,7 @@ def _whole(kind: str, scene: Scene, work: int) -> Iterator[Sequence[Side]]:
             listed = json.loads(quietly([*shipway(root, "--json"), "ls"]))
             check_ref(scene, root, listed[0]["id"], tree, ALL)
 
-        peers = (archivers.ostree(compress=False), archivers.restic(compress=False), archivers.borg(compress=False))
+        peers = archivers.chosen(scene, *_uncompressed(), archivers.casync(), archivers.rsync())
         yield [
             Side(
                 OURS,
@@ -40,7 +40,7 @@ def _whole(kind: str, scene: Scene, work: int) -> Iterator[Sequence[Side]]:
                 partial(scene.renew, root),
                 check,
             ),
-            *(archivers.saving(one, tree, room, scene) for one in (*peers, archivers.casync(), archivers.rsync())),
+            *(archivers.saving(one, tree, room, scene) for one in peers),
             Side(
                 "floor: cp -a",
                 "floor",
@@ -67,14 +67,13 @@ def _change(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
             _ours(scene, root, base, changed, salts, finalize=True),
             *(
                 _again(scene, one, room, changed, salts)
-                for one in (
-                    archivers.ostree(compress=False),
-                    archivers.restic(compress=False),
-                    archivers.borg(compress=False),
-                    archivers.rsync(),
-                )
+                for one in archivers.chosen(scene, *_uncompressed(), archivers.rsync())
             ),
         ]
+
+
+def _uncompressed() -> list[Archiver]:
+    return [archivers.ostree(compress=False), archivers.restic(compress=False), archivers.borg(compress=False)]
 
 
 def _ours(scene: Scene, root: Path, base: str, changed: Path, salts: Iterator[int], *, finalize: bool) -> Side:

@@ -35,7 +35,8 @@ def _unpacks(kind: str, scene: Scene, work: int) -> Iterator[Sequence[Side]]:
 
 
 def _packing(scene: Scene, tree: Tree, room: Path) -> Sequence[Side]:
-    saved = [
+    saved = archivers.chosen(
+        scene,
         archivers.tar("zstd"),
         archivers.tar("gzip"),
         archivers.casync(),
@@ -43,7 +44,7 @@ def _packing(scene: Scene, tree: Tree, room: Path) -> Sequence[Side]:
         archivers.borg(compress=True),
         archivers.umoci(),
         archivers.ostree(compress=True),
-    ]
+    )
     return [
         *(_ours(scene, tree, room, name) for name in _BEST),
         *(archivers.saving(one, tree, room, scene) for one in saved),
@@ -93,13 +94,14 @@ def _floor(scene: Scene, tree: Tree, room: Path) -> Side:
 
 def _unpacking(scene: Scene, tree: Tree, room: Path) -> Sequence[Side]:
     target = room / "target"
-    saved = [
+    saved = archivers.chosen(
+        scene,
         archivers.casync(),
         archivers.restic(compress=True),
         archivers.borg(compress=True),
         archivers.umoci(),
         archivers.ostree(compress=True),
-    ]
+    )
     sides = []
     for number, (name, compression) in enumerate(_BEST.items()):
         blob = room / f"blob-{number}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import images, services
 from bench.fingerprint import ALL, NO_TIMES, Keeps, fingerprint, same
-from bench.jobs.changed import CHANGES, QUICK, WORKS, Change, copied
+from bench.jobs.changed import CHANGES, WORKS, Change, copied
 from bench.measure import command, pipeline, quietly, shipway
 from bench.model import Job, Sample, Side, Target
 from bench.scene import Scene, unmount_below
@@ -246,7 +246,7 @@ JOBS = tuple(
         f"An image {change.about} comes from docker-registry and becomes a tree",
         "files",
         WORKS,
-        QUICK,
+        change.quick,
         partial(_pulls, change),
         ("docker-registry",),
         _TARGETS if change.cold else (),

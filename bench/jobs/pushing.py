@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import images, services
 from bench.fingerprint import ALL, NO_TIMES, WHOLE_SECONDS, Keeps, fingerprint, same
-from bench.jobs.changed import CHANGES, QUICK, WORKS, Change, copied
+from bench.jobs.changed import CHANGES, WORKS, Change, copied
 from bench.measure import command, pipeline, quietly, shipway
 from bench.model import Job, Sample, Side
 from bench.scene import Scene
@@ -208,7 +208,7 @@ JOBS = tuple(
         f"A committed tree {change.about} goes to docker-registry",
         "files",
         WORKS,
-        QUICK,
+        change.quick,
         partial(_pushes, change),
         ("docker-registry",),
         rounds=3,

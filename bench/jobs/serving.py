@@ -23,6 +23,7 @@ BLOB = 64
 """MB: what is served whole, and ranges of which."""
 RANGE = 65536
 SECONDS = 2
+QUICK_SECONDS = 1
 _REPOSITORY = "bench"
 _SCRIPT = PROJECT / "bench" / "load.lua"
 
@@ -38,7 +39,7 @@ def _serving(scene: Scene, work: int, *, ranged: bool) -> Iterator[Sequence[Side
         images.download(registry.host, _REPOSITORY, layer, files / "blob")
         ours = stack.enter_context(services.shipway_serve(root, room / "log"))
         size = (files / "blob").stat().st_size
-        load = _Load(work, size if ranged else None)
+        load = _Load(work, size if ranged else None, QUICK_SECONDS if scene.quick else SECONDS)
         sides = [
             load.side(OURS, "shipway", ours, images.blob_url(ours.host, "shipway", layer["digest"]), files / "blob"),
             load.side(
@@ -63,17 +64,18 @@ def _missing(why: Missing) -> Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """How many clients ask, and for ranges of a file of which size; None is the whole file."""
+    """How many clients ask, and for ranges of a file of which size; None is the whole file. And for how long."""
 
     clients: int
     size: int | None
+    seconds: int
 
     def side(self, name: str, kind: Kind, server: Service, url: str, blob: Path) -> Side:
         """Return the side in which `server` gives `blob`, which has to be what is at `url`."""
         return Side(name, kind, partial(self._run, server, url), check=partial(self._check, url, blob), needs=("wrk",))
 
     def _run(self, server: Service, url: str) -> Sample:
-        options = ["-t1", f"-c{self.clients}", f"-d{SECONDS}s", "--timeout", "30s", "-s", str(_SCRIPT)]
+        options = ["-t1", f"-c{self.clients}", f"-d{self.seconds}s", "--timeout", "30s", "-s", str(_SCRIPT)]
         asked = [str(self.size)] if self.size else []
         used = cpu_of(server.pid)
         said = quietly(["wrk", *options, url, "--", *asked])
@@ -102,7 +104,7 @@ JOBS = (
         "memory are those of the server",
         "clients",
         (1, 64),
-        (1,),
+        (),
         partial(_serving, ranged=False),
         ("docker-registry", "wrk"),
         (Target(OURS, 1 / 0.9, NGINX),),

@@ -64,7 +64,7 @@ JOBS = (
         f"So many processes commit {REFS} trees of {FILES} files each to one store at the same time",
         "processes",
         (1, 2, 4, 8),
-        (1, 4),
+        (4,),
         _commits,
     ),
 )

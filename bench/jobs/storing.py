@@ -126,7 +126,7 @@ JOBS = (
         _lookup,
         targets=(Target(OURS, 30e-6),),
     ),
-    Job("put", "Keys are put in a new store", "keys", (1_000, 10_000), (1_000,), _put),
+    Job("put", "Keys are put in a new store", "keys", (1_000, 10_000), (), _put),
     Job("du", "What each of many refs takes, and all of them", "records", _RECORDS, (1_000,), _du, rounds=3),
     Job("dry-run", "What a prune to half the size would do to many refs", "records", _RECORDS, (1_000,), _dry_run),
     Job("reopen", "A store of many refs is opened and closed", "records", _RECORDS, (1_000,), _reopen),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RepositoryNotFound,
         ShipwayError,
         SizeMismatch,
+        TooLarge,
         Truncated,
         Unauthorized,
         Unavailable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         UnsafeEntry,
     )
     from shipway.explanations import Answer, Asked, Explanation, LayerPulled, Pulled, Way
+    from shipway.limits import Limits
     from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
         CachePolicy,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
         UsageRecord,
         Verdict,
     )
-    from shipway.settings import RegistrySettings
+    from shipway.settings import LimitSettings, RegistrySettings
 
 __version__ = "0.1.0"
 
@@ -73,6 +75,8 @@ __all__ = [
     "Invalid",
     "KeyRecord",
     "LayerPulled",
+    "LimitSettings",
+    "Limits",
     "LocalImmutableRef",
     "Locked",
     "Metadata",
@@ -97,6 +101,7 @@ __all__ = [
     "ShipwayError",
     "SizeMismatch",
     "Tally",
+    "TooLarge",
     "Traffic",
     "Truncated",
     "Unauthorized",
@@ -109,7 +114,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "progress", "refs", "explanations", "settings", "config", "cache")
+_MODULES = ("errors", "limits", "progress", "refs", "explanations", "settings", "config", "cache")
 
 
 def __getattr__(name: str) -> object:

@@ -67,6 +67,11 @@ def _noting(progress: Callable[[Any], object], foreign: list[OSError]) -> Callab
 def _typing(foreign: list[OSError]) -> Iterator[None]:
     try:
         yield
+    except ShipwayError as error:
+        for one in foreign:
+            if error.__cause__ is one:  # typed further down, where it was not known for theirs
+                raise one from None
+        raise
     except OSError as error:
         if any(error is one for one in foreign):
             raise

@@ -21,6 +21,7 @@ from shipway.explaining import explain_key, explain_ref
 from shipway.explanations import Explanation
 from shipway.handles import LocalHandle, MutableHandle
 from shipway.importing import import_tree
+from shipway.limits import Limits
 from shipway.local import pruning, usage
 from shipway.local.combining import diff, merge
 from shipway.local.keeping import PruneOptions
@@ -87,6 +88,7 @@ class Cache:
         platform: str | None = None,
         config: Config | str | Path | None = None,
         repair: bool = True,
+        limits: Limits | None = None,
     ) -> Self:
         """Open the store at `root`, making it if there is none.
 
@@ -99,6 +101,7 @@ class Cache:
             platform: which image of an index is meant, as `os/architecture[/variant]`; by default this machine's.
             config: the configuration file, if not the usual one; or a `Config`, for which no file or variable is read.
             repair: False leaves what processes that died left behind as it is, for `verify` to find.
+            limits: what a layer that is pulled, extracted from or pushed here may claim.
 
         Raises:
             Invalid: a reference, platform or driver that makes no sense, or a configuration, by file and key.
@@ -113,7 +116,13 @@ class Cache:
             remotes=tuple(remotes) if remotes is not None else None,
             platform=platform,
         ).config
-        store = Store(in_force.root, in_force.driver, registries=in_force.registry, repair=repair)
+        store = Store(
+            in_force.root,
+            in_force.driver,
+            registries=in_force.registry,
+            repair=repair,
+            limits=limits or in_force.limits.value,
+        )
         return cls(store, in_force)
 
     @property
@@ -275,7 +284,7 @@ class Cache:
         try:
             image = find_image(remote, reference.target, platform)
             digest = image.descriptor.digest
-            places.missing = partial(self._store.absences.note, reference.place, digest)
+            places.missing = partial(self._store.absences.note, places.name, digest)
             if whole:
                 self._check_whole(places, digest)
             source = RemoteImage(remote, image)

@@ -23,7 +23,7 @@ from shipway.local.keeping import PruneOptions
 from shipway.oci import Platform
 from shipway.quantities import Size, duration, size
 from shipway.references import Reference, RegistryReference
-from shipway.settings import RegistrySettings, Table, inside
+from shipway.settings import LimitSettings, RegistrySettings, Table, inside
 
 DRIVERS = ("auto", "overlay", "native")
 VARIABLES = {key: f"SHIPWAY_{key.upper()}" for key in ("root", "driver", "remotes", "platform")}
@@ -97,6 +97,8 @@ class Config(Table, frozen=True, kw_only=True):
     """Which image of a multi-platform one is meant, as `os/architecture[/variant]`; by default this machine's."""
     prune: tuple[PrunePolicy, ...] = ()
     """What is pruned without being asked, one after the other."""
+    limits: LimitSettings = LimitSettings()
+    """What a layer that comes from outside may claim."""
     registry: Mapping[str, RegistrySettings] = {}
     """By `host[:port]`, as references have it."""
 
@@ -193,6 +195,8 @@ def _decoded(raw: Mapping[str, Any], base: Path) -> Config:
         values["registry"] = {
             host: _converted(one, RegistrySettings, base, f'registry."{host}"') for host, one in hosts.items()
         }
+    if "limits" in raw:
+        values["limits"] = _converted(raw["limits"], LimitSettings, base, "limits")
     return _converted(values, Config, base, "")
 
 

@@ -78,6 +78,10 @@ class Truncated(Corrupt):
     """Content ended before its descriptor or its own format said it would."""
 
 
+class TooLarge(Corrupt):
+    """A layer that is, or claims to be, larger than `Limits` allow."""
+
+
 class UnsafeEntry(Corrupt):
     """An archive entry that would reach outside the tree it unpacks into."""
 

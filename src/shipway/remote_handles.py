@@ -128,7 +128,9 @@ class RemoteHandle(ShowsTree):
         self._check()
         if self._tree is None:
             store = self._store
-            self._tree = RemoteTree(self._blobs, self._descriptors, store.root / "ingest", store.kept, store.indexes)
+            self._tree = RemoteTree(
+                self._blobs, self._descriptors, store.root / "ingest", store.kept, store.indexes, limits=store.limits
+            )
         return self._tree
 
     def extract(

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from shipway.errors import Invalid
-from shipway.quantities import duration
+from shipway.limits import Limits
+from shipway.quantities import duration, size
 from shipway.references import RegistryReference
 
 _MOST = 1000
@@ -59,6 +60,31 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
                 raise Invalid(f"must be between 1 and {_MOST}", where=name)
         if self.client_key is not None and self.client_cert is None:
             raise Invalid("is of no use without client-cert", where="client-key")
+
+
+class LimitSettings(Table, frozen=True, kw_only=True):
+    """What a layer may claim: the `[limits]` table. `Invalid` for values that make no sense."""
+
+    size: str | None = None
+    """Most bytes that it may inflate to, and most that its files may have together; 256 GiB by default."""
+    entries: int | None = None
+    """Most entries; 4,000,000 by default."""
+    ratio: int | None = None
+    """How many times its own size it may inflate to, once that is more than a gibibyte; 1000 by default."""
+
+    def __post_init__(self) -> None:
+        """Check that the values make limits."""
+        _ = self.value
+
+    @property
+    def value(self) -> Limits:
+        """The limits that it means."""
+        found = size(self.size, where="size") if self.size is not None else None
+        if found is not None and found.percent is not None:
+            raise Invalid("a share of no disk in particular", where="size", todo="write 10GB or 512MiB")
+        amount = found.amount if found is not None else None
+        given = {"size": amount, "entries": self.entries, "ratio": self.ratio}
+        return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
 @contextmanager

@@ -189,6 +189,22 @@ def test_a_ref_moves_from_worker_to_worker_and_back(
         assert other("pull", "key:changed").strip() == changed
 
 
+def test_layers_are_converted_and_their_indexes_shared(
+    shipway: Program, tree: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    other = Program(tmp_path / "other", capfdbinary)
+    ref = commit(shipway, tree)
+    with served(shipway, tmp_path) as at:
+        pushed = shipway.json("push", ref, at + ":gzip", "--compression", "gzip", "--level", "3")
+        assert shipway.json("push", ref, at + ":same", "--compression", "zstd")["digest"] == pushed["digest"]
+        converted = other.json("convert", at + ":gzip", at + ":estargz", "--compression", "estargz", "--force")
+        assert converted["layers_moved"] == 1
+        assert other.raw("cat", at + ":estargz", "data") == (tree / "data").read_bytes()
+        digest = other("index", "publish", at + ":gzip").strip()
+        assert shipway.json("index", "take", at + ":gzip", digest)["layers"] == 1
+        assert "choose one" in shipway.error("push", ref, at + ":x", "--compression", "lzma", code=2)
+
+
 def test_explain_tells_of_keys_and_of_what_was_pulled(
     shipway: Program, tree: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

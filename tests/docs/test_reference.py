@@ -26,7 +26,7 @@ def test_every_public_name_is_in_the_python_reference() -> None:
     assert documented == set(shipway.__all__) - {"__version__"}
 
 
-GROUPS = ("key", "cachemount")
+GROUPS = ("key", "cachemount", "index")
 """The commands that have commands of their own."""
 PLAIN_NAME = rf"^(?:(?:{'|'.join(GROUPS)}) )?[a-z]+"
 

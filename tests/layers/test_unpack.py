@@ -20,6 +20,7 @@ from shipway.errors import (
     NoSpace,
     ShipwayError,
     SizeMismatch,
+    TooLarge,
     Truncated,
     Unavailable,
     UnknownMediaType,
@@ -27,6 +28,7 @@ from shipway.errors import (
 from shipway.layers.compression import Compression
 from shipway.layers.headers import END_OF_ARCHIVE, header
 from shipway.layers.unpack import unpack
+from shipway.limits import Limits
 from shipway.progress import Progress
 from shipway.trees.entry import Content, Entry
 
@@ -123,9 +125,9 @@ def test_a_decompression_bomb_stops_at_the_limit(tmp_path: Path, compression: Co
     (tmp_path / "zeros").write_bytes(b"")
     os.truncate(tmp_path / "zeros", 64 << 20)
     layer = packed(tmp_path, compression)
-    with pytest.raises(Corrupt, match="more than the 1000000 bytes"):
-        unpack(cut(layer.blob), layer.packed.descriptor, layer.packed.diff_id, Collected(), limit=1_000_000)
-    unpack(cut(layer.blob), layer.packed.descriptor, None, Collected(), limit=layer.packed.diff_size)
+    with pytest.raises(TooLarge, match="more than the 1000000 bytes"):
+        unpack(cut(layer.blob), layer.packed.descriptor, None, Collected(), limits=Limits(size=1_000_000))
+    unpack(cut(layer.blob), layer.packed.descriptor, None, Collected(), limits=Limits(size=layer.packed.diff_size))
 
 
 @EVERY

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ from support.caches import OpenCache, read, write
 from support.program import Program
 from support.trees import make_varied_tree
 
-from shipway import Cache, CachePolicy, LocalImmutableRef, NotFound
+from shipway import Cache, CachePolicy, LocalImmutableRef, NotFound, Unavailable
 from shipway.local.verify_layers import packed_diff_id
 from shipway.oci import LAYER_GZIP, sha256
 from shipway.transfer.pull import pull
@@ -325,3 +327,34 @@ def test_the_program_exits_with_5_until_all_is_repaired(program: Program, tmp_pa
     assert "not repaired" in program("verify", code=5)
     assert program.json("verify", "--repair")["repaired"] == 1
     assert program.json("verify") == {"findings": [], "repaired": 0, "left": 0}
+
+
+@contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """Leave this process so many descriptors to open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest free numbers are handed out, so what counts are the free ones below the limit.
+    used, limit, free = set(map(int, os.listdir("/proc/self/fd"))), 0, 0
+    while free < spare:
+        free += limit not in used
+        limit += 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_lack_of_descriptors_is_not_taken_for_damage(cache: Cache) -> None:
+    chain = Chain(cache)
+    flip(chain.blob(chain.child), 20)  # so that the snapshot has no sound blob, and would be dropped
+    refused = 0
+    for spare in range(1, 16):
+        with few_descriptors(spare):
+            try:
+                cache.verify(repair=True)
+            except Unavailable:
+                refused += 1
+    assert refused
+    assert cache.verify(repair=True) == []
+    assert chain.is_intact()

@@ -7,6 +7,7 @@ import io
 import random
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def system_gzip(source: Path) -> tuple[Descriptor, bytes]:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(source, ".")
-    blob = gzip.compress(archive.getvalue(), 6)
+    blob = gzip.compress(archive.getvalue(), 1)
     return Descriptor(media_type=oci.LAYER_GZIP, digest=oci.sha256(blob), size=len(blob)), blob
 
 
@@ -124,6 +125,7 @@ def test_in_the_same_process_too(
     assert (done.traffic.requests, done.traffic.received < layer.size // 4) == (1, True)
 
 
+@pytest.mark.slow
 def test_everything_extracts_by_the_index_as_from_the_stream(
     files: FileRemote, layer: Descriptor, source: Path, open_store: Callable[[], Store], tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_what_was_read_of_a_blob_with_a_wrong_digest_makes_no_index(
     assert store.indexes.load(wrong) is None
 
 
+@pytest.mark.slow
 def test_prune_drops_indexes_and_the_next_full_read_makes_them_again(
     files: FileRemote, layer: Descriptor, open_store: Callable[[], Store]
 ) -> None:
@@ -257,3 +260,18 @@ def test_indexes_of_anything_are_refused_or_read(
             other.parse(other.fetch(lambda _offset, _length: b"", ""), "the index")
         except ShipwayError as error:
             assert isinstance(error, Corrupt)  # noqa: PT017  it may also be of no consequence
+
+
+@pytest.mark.slow
+def test_extracts_of_one_tree_at_a_time_read_right_while_its_index_is_made(
+    files: FileRemote, layer: Descriptor, source: Path, open_store: Callable[[], Store], tmp_path: Path
+) -> None:
+    tree = tree_of(files, layer, open_store())
+
+    def take_some(number: int) -> None:
+        for name in (f"file-{number:03}", "large", f"file-{number + 100:03}"):
+            take(tree, tmp_path / f"out-{number}", name)
+            assert (tmp_path / f"out-{number}" / name).read_bytes() == (source / name).read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(take_some, range(4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import subprocess
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zstandard
 from support.caches import OpenCache, cache, open_cache
 from support.images import FileRemote, copy_tree, put_layer
 from support.trees import describe, make_varied_tree
 
 from shipway import Cache, Progress, oci
-from shipway.errors import DigestMismatch
+from shipway.errors import Corrupt, DigestMismatch
 from shipway.explanations import LayerPulled, Way
 from shipway.layers import chunked
 from shipway.layers.compression import Compression
@@ -100,6 +102,48 @@ def test_the_headers_of_other_writers_come_from_the_tar_split(cache: Cache, remo
     assert layer.way is Way.ASSEMBLED
     assert layer.fetched < 30_000 + 2 * table_size(second)
     assert shown(cache, record) == describe(tree)
+
+
+def with_another_table(remote: FileRemote, layer: Descriptor, old: bytes, new: bytes) -> Descriptor:
+    """Put a layer whose table of contents has `new` for `old`, under the right digests, and the same archive."""
+    location = toc_location(layer)
+    assert location is not None
+    blob = remote.path(layer).read_bytes()
+    end = location.offset - chunked.SKIPPABLE.size
+    text = zstandard.ZstdDecompressor().stream_reader(blob[location.offset :], read_across_frames=True)
+    table = text.read(location.uncompressed)
+    assert table.count(old) == 1
+    table = table.replace(old, new)
+    packed = zstandard.ZstdCompressor().compress(table)
+    rest = blob[location.offset + location.length :]
+    made = blob[:end] + chunked.skippable(packed) + rest
+    split = layer.annotations[chunked.PREFIX + chunked.TAR_SPLIT_POSITION].split(":")
+    split[0] = str(int(split[0]) + len(packed) - location.length)
+    changes = {
+        chunked.CHECKSUM: oci.sha256(packed),
+        chunked.POSITION: f"{location.offset}:{len(packed)}:{len(table)}:1",
+        chunked.TAR_SPLIT_POSITION: ":".join(split),
+    }
+    annotations = layer.annotations | {chunked.PREFIX + key: value for key, value in changes.items()}
+    described = Descriptor(
+        media_type=layer.media_type, digest=oci.sha256(made), size=len(made), annotations=annotations
+    )
+    remote.put_blob(described, lambda: io.BytesIO(made))
+    return described
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_table_that_says_other_things_than_the_archive_is_noticed_when_it_is_put_together(
+    cache: Cache, remote: FileRemote, tree: Path, own: bool
+) -> None:
+    layer = put_layer(remote, None, tree)
+    named = b'"name":"many/file007","mode":'
+    lying = with_another_table(remote, layer, named + b"420", named + b"2541")
+    lying = lying if own else without_own_headers(lying)
+    pulled(cache, remote, layer)
+    below = put_layer(remote, None, tree / "bin")
+    with pytest.raises(Corrupt, match="table of contents says of 'many/file007'"):
+        pulled(cache, remote, below, lying)
 
 
 def test_of_a_large_file_changed_here_and_there_the_chunks_around_that_move(

@@ -186,24 +186,19 @@ def test_the_origin_of_a_file_is_the_layer_and_path_its_content_came_by() -> Non
     assert origins == {"a": (1, "a"), "b": (0, "b"), "c": (0, "b"), "d": (0, "b")}
 
 
-def test_a_hard_link_that_takes_its_targets_directorys_place_keeps_the_file() -> None:
-    tree = MergedTree([[regular("d/t", uid=5)], [hardlink("d", "d/t")]])
-    linked = tree.get("d")
-    assert linked is not None
-    assert (linked.kind, linked.uid) == ("reg", 5)
-
-
 @pytest.mark.parametrize(
     ("layers", "what"),
     [
         ([[hardlink("h", "gone")]], "'h' is a hard link to nothing, 'gone'"),
         ([[directory("d"), hardlink("h", "d")]], "'h' is a hard link to a directory, 'd'"),
         ([[regular("t")], [whiteout("t"), hardlink("h", "t")]], "nothing"),
-        ([[regular("h")], [hardlink("h", "h")]], "itself"),
+        ([[regular("h")], [hardlink("h", "h")]], "what it replaces"),
+        ([[regular("h/f"), hardlink("h", "h/f")]], "what it replaces"),
+        ([[regular("h/f")], [hardlink("h", "h/f")]], "what it replaces"),
     ],
 )
-def test_a_hard_link_to_nothing_or_a_directory_is_corrupt(layers: list[list[Entry]], what: str) -> None:
-    with pytest.raises(Corrupt, match=what) as caught:
+def test_a_hard_link_to_nothing_or_a_directory_is_unsafe(layers: list[list[Entry]], what: str) -> None:
+    with pytest.raises(UnsafeEntry, match=what) as caught:
         MergedTree(layers, where="oci://host/repo")
     assert "oci://host/repo, layer " in str(caught.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -199,6 +200,7 @@ def test_a_full_disk_is_no_space_and_leaves_no_half_file(tmp_path: Path) -> None
 
 AS_NOBODY = """
 import os
+import resource
 from shipway.errors import Unavailable
 from shipway.trees.entry import Entry
 from shipway.trees.writer import TreeWriter
@@ -246,12 +248,15 @@ def test_removing_a_tree_removes_just_that_and_follows_nothing(tmp_path: Path) -
     deep.mkdir(parents=True)
     (doomed / "private").chmod(0o000)
     fd = os.open(tmp_path, os.O_RDONLY)
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 200, hard))  # fewer than it is deep
         remove_tree(fd, "doomed")
         remove_tree(fd, "doomed")
         (tmp_path / "link").symlink_to(outside)
         remove_tree(fd, "link")
     finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         os.close(fd)
     assert os.listdir(tmp_path) == ["outside"]
     assert os.listdir(outside) == ["kept"]

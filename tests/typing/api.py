@@ -21,6 +21,9 @@ def a_cache() -> None:
         assert_type(cache.driver.name, str)
         assert_type(cache.driver.can_mount, bool)
     shipway.Cache.open(Path("root"), driver="native", remotes=["oci://127.0.0.1:5000"]).close()
+    limits = shipway.Limits(size=1 << 30, entries=1000, ratio=10)
+    assert_type(limits.size, int)
+    shipway.Cache.open(limits=limits).close()
 
 
 def configuration() -> None:
@@ -102,9 +105,16 @@ def keys(cache: shipway.Cache, ref: shipway.LocalImmutableRef) -> None:
         assert_type(key.updated, datetime)
 
 
+def indexes(ref: shipway.RemoteImmutableRef) -> None:
+    digest = ref.publish_indexes()
+    assert_type(digest, str)
+    assert_type(ref.take_indexes(digest), int)
+
+
 def pushes(cache: shipway.Cache, ref: shipway.LocalImmutableRef) -> None:
     assert_type(cache.push(ref, "oci://host/repository"), shipway.Pushed)
-    pushed = ref.push("oci://host/repository")
+    assert_type(cache.push(ref, "oci://host/repository", compression="estargz", level=3, force=True), shipway.Pushed)
+    pushed = ref.push("oci://host/repository", compression="gzip", level=1, force=True)
     assert_type(pushed.digest, str)
     assert_type(pushed.traffic.sent, int)
 

@@ -179,6 +179,6 @@ class _Gzip:
                 done += len(data)
         except EOFError as error:
             raise Truncated("gzip data ends before its end-of-stream marker", where=self._where) from error
-        except (igzip.BadGzipFile, zlib.error, _ISAL_ERROR) as error:
+        except (igzip.BadGzipFile, zlib.error, _ISAL_ERROR, OverflowError) as error:
             raise Corrupt(f"not gzip data: {error}", where=self._where) from error
         return done

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from shipway.errors import Invalid
 from shipway.layers.pax import MAX_RECORDS, format_time, record, xattr_key
-from shipway.trees.entry import Entry, Kind
+from shipway.trees.entry import MAX_PATH, Entry, Kind
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
@@ -50,8 +50,10 @@ _HEADER = b"%b%b%011o\0%011o\0        %b%bustar\x0000" + bytes(64) + b"%07o\0%07
 
 
 def archive_name(entry: Entry) -> str:
-    """Return the name that `entry` has in an archive; `Invalid` if that is taken by a format."""
+    """Return the name that `entry` has in an archive; `Invalid` if that is taken by a format or too long."""
     path, kind = entry.path, entry.kind
+    if len(path) > MAX_PATH:
+        raise Invalid(f"a path of more than {MAX_PATH} characters", where=repr(path[:200]))
     if path in FORMATS_OWN:
         raise Invalid(
             "a layer cannot hold this name, it would mean a table of contents",

@@ -6,6 +6,9 @@ from shipway.errors import Corrupt
 
 MAX = 1 << 62
 """Largest number taken: no size, time or identity of a real file comes near."""
+MAX_ID = (1 << 32) - 2
+"""Largest user or group: the next one means "leave it as it is" to chown(2)."""
+MAX_DEVICE = (1 << 32) - 1
 _BASE_256 = 0x80
 _SIGN = 0x40
 
@@ -36,3 +39,17 @@ def decimal(text: bytes, where: str) -> int:
     if not text.isdigit() or len(text) > 19 or int(text) > MAX:  # noqa: PLR2004  digits of MAX
         raise Corrupt(f"not a number: {text[:40]!r}", where=where)
     return int(text)
+
+
+def check_owner(uid: int, gid: int, where: str) -> tuple[int, int]:
+    """Return a user and group that can be those of a file; else `Corrupt`."""
+    if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
+        raise Corrupt(f"no owner can be {uid}:{gid}", where=where)
+    return uid, gid
+
+
+def check_device(major: int, minor: int, where: str) -> tuple[int, int]:
+    """Return the two numbers of a device if they can be that; else `Corrupt`."""
+    if not (0 <= major <= MAX_DEVICE and 0 <= minor <= MAX_DEVICE):
+        raise Corrupt(f"no device can be {major}:{minor}", where=where)
+    return major, minor

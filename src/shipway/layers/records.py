@@ -15,6 +15,7 @@ import msgspec
 
 from shipway.errors import Corrupt, UnsafeEntry
 from shipway.layers.chunked import Record, Table
+from shipway.layers.numbers import check_device, check_owner
 from shipway.layers.pax import xattr_name
 from shipway.layers.tar import MAX_NAME
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
@@ -89,6 +90,7 @@ def _entry(record: Record, path: str, where: str) -> Entry:
         raise UnsafeEntry(f"a {kind} in the place of the root", where=where)
     if len(path) > MAX_NAME or (record.size and kind != "reg"):
         raise Corrupt(f"a {kind} of {record.size} bytes under a name of {len(path)}", where=where)
+    check_owner(record.uid, record.gid, where)
     return Entry(
         path=path,
         kind=kind,
@@ -98,7 +100,7 @@ def _entry(record: Record, path: str, where: str) -> Entry:
         size=record.size,
         mtime_ns=_time_ns(record.modtime, where) if record.modtime else 0,
         link=_link(record, kind, where) if kind in ("symlink", "hardlink") else "",
-        dev=(record.dev_major, record.dev_minor) if kind in ("char", "block") else (0, 0),
+        dev=check_device(record.dev_major, record.dev_minor, where) if kind in ("char", "block") else (0, 0),
         xattrs=_xattrs(record, where) if record.xattrs or record.xattrs_raw else {},
         digest=digest_of(record.digest, where) if record.size else "",
     )

@@ -17,12 +17,12 @@ from shipway.errors import Corrupt, Truncated, UnsafeEntry
 from shipway.layers import pax, sparse
 from shipway.layers.blocks import Blocks, padding
 from shipway.layers.headers import BLOCK
-from shipway.layers.numbers import decimal, number
+from shipway.layers.numbers import check_device, check_owner, decimal, number
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
-from shipway.trees.entry import Content, Entry, Kind, clean_archive_path
+from shipway.trees.entry import MAX_PATH, Content, Entry, Kind, clean_archive_path
 
-MAX_NAME = 16 << 10
-"""Longest name or link in bytes: four times what Linux takes at once."""
+MAX_NAME = MAX_PATH + 16
+"""Longest name or link: a path, and what marks a removal."""
 MAX_DESCRIBED = 16
 """Most extended headers of one entry."""
 MAX_OWN = 16 << 10
@@ -103,7 +103,7 @@ class TarReader:
         while blocks.position < blocks.end or blocks.refill():
             fields = self._header()
             if fields is None:
-                return
+                break
             kind = kinds.get(fields[5])
             if kind is None:
                 self._read_special(fields)
@@ -223,17 +223,21 @@ class TarReader:
         if not path and kind != "dir":
             raise UnsafeEntry(f"a {kind} in the place of the root", where=where)
         mode, uid, gid = _owner(fields[1], self._where)
+        if b"uid" in records or b"gid" in records:
+            uid = decimal(records[b"uid"], where) if b"uid" in records else uid
+            gid = decimal(records[b"gid"], where) if b"gid" in records else gid
+            check_owner(uid, gid, where)
         seconds = records.get(b"mtime")
         entry = Entry(
             path=path,
             kind=kind,
             mode=mode,
-            uid=decimal(records[b"uid"], where) if b"uid" in records else uid,
-            gid=decimal(records[b"gid"], where) if b"gid" in records else gid,
+            uid=uid,
+            gid=gid,
             size=size,
             mtime_ns=number(fields[3], where) * _SECOND if seconds is None else pax.time_ns(seconds, where),
             link=_link(fields, records, kind, where) if kind in _LINKS else "",
-            dev=(number(fields[8][:8], where), number(fields[8][8:], where)) if kind in _DEVICES else (0, 0),
+            dev=_device(fields[8], where) if kind in _DEVICES else (0, 0),
             xattrs=_xattrs(records) if records else {},
         )
         return entry, stored, holes
@@ -288,7 +292,9 @@ def _xattrs(records: Records) -> dict[str, bytes]:
 @lru_cache(maxsize=4096)
 def _owner(field: bytes, where: str) -> tuple[int, int, int]:
     """Return permission bits, user and group from their three fields side by side."""
-    uid, gid = number(field[8:16], where), number(field[16:], where)
-    if uid < 0 or gid < 0:
-        raise Corrupt(f"owner {uid}:{gid}", where=where)
+    uid, gid = check_owner(number(field[8:16], where), number(field[16:], where), where)
     return number(field[:8], where) & 0o7777, uid, gid
+
+
+def _device(field: bytes, where: str) -> tuple[int, int]:
+    return check_device(number(field[:8], where), number(field[8:], where), where)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
+from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
+from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
+from shipway.layers.formats import contents_of
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
+from shipway.layers.toc import TocLocation, parse_toc
+from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.trees.copying import Adding
@@ -23,6 +28,8 @@ from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
+KEPT = 2
+"""How many of them may still be hashed after they were parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ def unpack(
     sink: TreeSink,
     *,
     keep: BinaryIO | None = None,
-    limit: int | None = None,
+    limits: Limits | None = None,
     where: str = "",
     progress: ProgressCallback | None = None,
 ) -> Unpacked:
@@ -49,20 +56,24 @@ def unpack(
 
     When it returns, the blob had the descriptor's digest and size and unpacked
     to `diff_id` (if one is given); before that nothing of `sink` or `keep`
-    is to be trusted, so the caller finishes them only now. `limit` bounds the
-    unpacked size in bytes. `pieces` is consumed in a thread of its own.
+    is to be trusted, so the caller finishes them only now. `pieces` is consumed in a thread of its own.
 
     Raises `UnknownMediaType`; `Truncated`, `SizeMismatch` or `DigestMismatch`
     if these are not the right bytes; and only if they are, `Corrupt` or
-    `UnsafeEntry`, naming the entry, for what is wrong with the layer itself.
+    `UnsafeEntry`, naming the entry, for what is wrong with the layer itself, or `TooLarge` if it passes `limits`.
+    A table of contents that says other things than the archive is `Corrupt` too.
     """
     where = where or descriptor.digest
-    blob = _Blob(pieces, descriptor, keep, where)
-    source = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    with _Inflating(source, limit, where) as inflating:
+    contents = contents_of(descriptor)
+    location = contents if isinstance(contents, TocLocation) else None
+    window = Window(location) if location is not None else None
+    blob = _Blob(pieces, descriptor, keep, window, where)
+    source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
+    unpacking = _Unpacking(source, sink, descriptor, limits, where, compare=location is not None)
+    with unpacking.inflating as inflating:
         try:
             buffers = inflating.buffers()
-            entries = _feed(_reporting(buffers, blob, progress) if progress else buffers, sink, where)
+            entries = unpacking.feed(_reporting(buffers, blob, progress) if progress else buffers)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -74,6 +85,8 @@ def unpack(
     blob.check()
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
+    if location is not None and window is not None:
+        unpacking.check(parse_toc(bytes(window.data), location, where))
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
@@ -92,24 +105,28 @@ class Clones(Protocol):
 
 def unpack_archive(
     pieces: Iterator[Buffer],
+    descriptor: Descriptor,
     diff_id: str,
     sink: TreeSink,
     *,
+    table: Sequence[Entry],
     clones: Clones | None = None,
-    limit: int | None = None,
-    where: str = "",
+    limits: Limits | None = None,
 ) -> Unpacked:
     """Feed the entries of the archive that `pieces` are, not compressed, to `sink`.
 
-    Contents are taken from `clones` where it has them. When it returns, the archive had the digest
-    `diff_id`; before that nothing of `sink` is to be trusted. See `unpack`.
+    Contents are taken from `clones` where it has them. When it returns, the archive had the digest `diff_id`, and
+    says what the blob's `table` of contents says; before that nothing of `sink` is to be trusted. See `unpack`.
     """
+    where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
-    with _Inflating(source, limit, where) as inflating:
-        into = sink if clones is None else _Cloning(sink, clones)
-        entries = _feed(inflating.buffers(), into, where)
+    into = sink if clones is None else _Cloning(sink, clones)
+    unpacking = _Unpacking(source, into, descriptor, limits, where, compare=True)
+    with unpacking.inflating as inflating:
+        entries = unpacking.feed(inflating.buffers())
         inflating.stop()
     oci.check_match(inflating.digest, diff_id, f"{where} put together")
+    unpacking.check(table)
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
@@ -134,15 +151,52 @@ class _Cloning:
             os.close(fd)
 
 
-def _feed(buffers: Iterator[Filled], sink: Adding, where: str) -> int:
-    entries = 0
-    add = sink.add
-    for entry, content in TarReader(Blocks(buffers), where):
-        add(entry, content)
-        entries += 1
-    for _ in buffers:
-        pass
-    return entries
+class _Unpacking:
+    """An archive on its way to a sink, within bounds, and compared with a table of contents if there is one."""
+
+    def __init__(
+        self,
+        source: ByteSource,
+        sink: Adding,
+        descriptor: Descriptor,
+        limits: Limits | None,
+        where: str,
+        *,
+        compare: bool,
+    ) -> None:
+        self._where = where
+        self._witness = Witness(sink) if compare else None
+        self._add = self._witness.add if self._witness is not None else sink.add
+        self._limits = limits
+        self._size = descriptor.size
+        self._bounds = self._make_bounds()
+        if self._bounds is not None:
+            source = BoundedSource(source, self._bounds)
+        self.inflating = _Inflating(source, self._witness)
+
+    def _make_bounds(self) -> Bounds | None:
+        return Bounds(self._limits, self._size, self._where) if self._limits is not None else None
+
+    def feed(self, buffers: Iterator[Filled]) -> int:
+        """Give the sink all entries; return how many."""
+        entries = 0
+        add, bounds = self._add, self._bounds
+        for entry, content in TarReader(Blocks(buffers), self._where):
+            if bounds is not None:
+                bounds.count(entry)
+            add(entry, content)
+            entries += 1
+        for _ in buffers:
+            pass
+        return entries
+
+    def check(self, table: Sequence[Entry]) -> None:
+        """Raise `Corrupt` unless the table says what the archive, all read, said."""
+        assert self._witness is not None
+        bounds = self._make_bounds()
+        if bounds is not None:
+            bounds.count_table(table)
+        self._witness.check(table, self._where)
 
 
 def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallback) -> Iterator[Filled]:
@@ -156,23 +210,33 @@ def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallbac
 class _Blob:
     """Hashes a blob's pieces, and keeps them, as they pass by."""
 
-    def __init__(self, pieces: Iterator[Buffer], descriptor: Descriptor, keep: BinaryIO | None, where: str) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[Buffer],
+        descriptor: Descriptor,
+        keep: BinaryIO | None,
+        window: Window | None,
+        where: str,
+    ) -> None:
         self.descriptor = descriptor
         self.size = 0
         self._pieces = iter(pieces)
         self._hash = hashlib.sha256()
         self._keep = keep
-        self._where = where
+        self._window = window
+        self.where = where
 
     def __iter__(self) -> Iterator[Buffer]:
         promised = self.descriptor.size
         for piece in self._pieces:
             self.size += len(piece)
             if self.size > promised:
-                raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self._where)
+                raise SizeMismatch(f"has more than the {promised} bytes that were promised", where=self.where)
             self._hash.update(piece)
+            if self._window is not None:
+                self._window.pass_by(self.size - len(piece), piece)
             if self._keep is not None:
-                write_all(self._keep, piece, self._where)
+                write_all(self._keep, piece, self.where)
             yield piece
 
     def drain(self) -> None:
@@ -182,18 +246,20 @@ class _Blob:
 
     def check(self) -> None:
         """Raise `Truncated` or `DigestMismatch` unless the blob, all read, is what it should be."""
-        oci.check_size(self.size, self.descriptor.size, self._where)
-        oci.check_match("sha256:" + self._hash.hexdigest(), self.descriptor.digest, self._where)
+        oci.check_size(self.size, self.descriptor.size, self.where)
+        oci.check_match("sha256:" + self._hash.hexdigest(), self.descriptor.digest, self.where)
 
 
 class _Inflating:
-    """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader."""
+    """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader.
 
-    def __init__(self, source: ByteSource, limit: int | None, where: str) -> None:
+    The second thread also does the work of a witness.
+    """
+
+    def __init__(self, source: ByteSource, witness: Witness | None) -> None:
         self.size = 0
         self._source = source
-        self._limit = limit
-        self._where = where
+        self._witness = witness
         self._hash = hashlib.sha256()
         self._stopped = False
         self._inflater = ThreadPoolExecutor(1, "inflate")
@@ -219,6 +285,7 @@ class _Inflating:
     def buffers(self) -> Iterator[Filled]:
         """Yield filled buffers in order; each is used again once the next but one is asked for."""
         filling: deque[tuple[bytearray, Future[int]]] = deque()
+        used: deque[tuple[bytearray, Future[None]]] = deque()
         for _ in range(BUFFERS):
             buffer = bytearray(BUFFER_SIZE)
             filling.append((buffer, self._inflater.submit(self._fill, buffer)))
@@ -229,14 +296,19 @@ class _Inflating:
                 break
             hashed = self._hasher.submit(self._hash.update, memoryview(buffer)[:size])
             yield buffer, size
+            if self._witness is not None:
+                hashed = self._hasher.submit(self._witness.work, self._witness.noted())
+            used.append((buffer, hashed))
+            if len(used) == KEPT:
+                buffer, hashed = used.popleft()
+                hashed.result()
+                filling.append((buffer, self._inflater.submit(self._fill, buffer)))
+        for _, hashed in used:
             hashed.result()
-            filling.append((buffer, self._inflater.submit(self._fill, buffer)))
 
     def _fill(self, buffer: bytearray) -> int:
         if self._stopped:
             return 0
         size = self._source.readinto(memoryview(buffer))
         self.size += size
-        if self._limit is not None and self.size > self._limit:
-            raise Corrupt(f"unpacks to more than the {self._limit} bytes allowed", where=self._where)
         return size

@@ -114,10 +114,22 @@ class Blobs:
 
     def forget(self, digest: str) -> None:
         """Remove a blob: first from the database, then from disk."""
+        self.forget_row(digest)
+        self.remove_file(digest)
+
+    def forget_row(self, digest: str) -> None:
+        """Remove a blob from the database; `remove_file` follows when that is committed."""
         with self._database.write() as db:
             db.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
-            # Inside the transaction: nobody can bring the blob back between the two steps.
-            self.path(digest).unlink(missing_ok=True)
+
+    def remove_file(self, digest: str) -> None:
+        """Remove the file of a blob that has no row any more.
+
+        Not in the transaction that removes the row: if that fails in the end, the blob has to be whole.
+        """
+        with self._database.write() as db:  # nobody can bring the blob back meanwhile
+            if db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone() is None:
+                self.path(digest).unlink(missing_ok=True)
 
     def drop_damaged(self, digest: str, seen: os.stat_result | None) -> bool:
         """Forget a blob whose file was `seen` to be damaged, or missing; return False if it has changed since."""
@@ -171,6 +183,11 @@ class Ingest:
             view = memoryview(data)
             while view:
                 view = view[self.file.write(view) :]
+
+    @property
+    def kept(self) -> bool:
+        """Whether its file is a blob of the store now, and to be left alone."""
+        return self._path is None
 
     @property
     def digest(self) -> str:

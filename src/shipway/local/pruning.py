@@ -28,6 +28,7 @@ from shipway.refs import PruneDecision, RecordType, UsageRecord, Verdict
 GRACE_SECONDS = 3600.0
 """How long a blob may wait for the manifest that will refer to it."""
 
+_COPIED = [field.name for field in fields(UsageRecord)]
 _BATCH = 100
 """Blobs that are dropped in one transaction: others wait for it."""
 
@@ -257,13 +258,15 @@ def _drop(store: Store, blobs: Sequence[Blob]) -> set[str]:
         in_use = store.records.in_use()
         for blob in blobs:
             if store.tags.let_go_of_blob(blob.digest, in_use):
-                store.blobs.forget(blob.digest)
+                store.blobs.forget_row(blob.digest)
                 dropped.add(blob.digest)
+    for digest in dropped:
+        store.blobs.remove_file(digest)
     return dropped
 
 
 def _decision(row: UsageRecord, verdict: Verdict, reason: str, freed: int) -> PruneDecision:
-    values = {field.name: getattr(row, field.name) for field in fields(UsageRecord)}
+    values = {name: getattr(row, name) for name in _COPIED}
     return PruneDecision(**values, verdict=verdict, reason=reason, freed=freed)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.limits import Limits
 from shipway.local import layering
 from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
@@ -60,15 +61,18 @@ class Store:
         *,
         registries: Mapping[str, RegistrySettings] = MappingProxyType({}),
         repair: bool = True,
+        limits: Limits | None = None,
     ) -> None:
         """Open the store at `root`, making it if there is none.
 
         A store keeps the driver it was made with; asking for another one is `Invalid`.
         `Unavailable` if the directory cannot be used. `registries` is how those who move its refs speak
-        to each, by `host[:port]`. Without `repair` what the dead left stays as it is.
+        to each, by `host[:port]`. Without `repair` what the dead left stays as it is. `limits` are what layers
+        that come from outside are held to.
         """
         self.root = root
         self.registries = registries
+        self.limits = limits or Limits()
         self.repaired = repair
         self.after_commit: Callable[[], None] = lambda: None
         """Called when something was committed, imported or pulled; must return at once and raise nothing."""

@@ -21,6 +21,7 @@ from shipway.layers.archive import (
     split_location,
     split_members,
 )
+from shipway.layers.bounds import Bounds
 from shipway.layers.toc import decode_chunk, toc_location
 from shipway.local.contents import has_contents
 from shipway.local.kept import Pack
@@ -139,6 +140,7 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
         return None
     where = f"{remote.name}@{descriptor.digest}"
     entries, table, fetched = read_table(remote, descriptor, location, store.kept)
+    Bounds(store.limits, descriptor.size, where).count_table(entries)
     found = stack.enter_context(supply(store, entries))
     assembly = Assembly(store, remote, descriptor, entries, found)
     assembly.tables = fetched

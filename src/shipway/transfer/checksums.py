@@ -32,7 +32,7 @@ class _RemoteRecords:
 
     def digests(self, entries: Sequence[Entry]) -> list[str]:
         """Return the digests of the records of entries of the tree; files are fetched for those not known."""
-        origins = {entry.path: self._tree.origin_of(entry) for entry in entries if entry.size}
+        origins = {entry.path: self._place(entry) for entry in entries if entry.size}
         lacking: dict[tuple[int, str], Entry] = {}
         for entry in entries:
             if entry.size:
@@ -48,6 +48,13 @@ class _RemoteRecords:
             else:
                 digests.append(bare_record(entry))
         return digests
+
+    def _place(self, entry: Entry) -> tuple[int, str]:
+        """Return which layer holds a file, and what it is known by there: its path, unless the layer has that twice."""
+        number, path = self._tree.origin_of(entry)
+        if not self._tables[number] and path not in self._tree.records(number):
+            path = f"{path}\0{entry.digest}"
+        return number, path
 
     def _of_layer(self, number: int) -> dict[str, str]:
         known = self._known.get(number)

@@ -15,8 +15,10 @@ from msgspec.structs import replace
 
 from shipway import oci
 from shipway.errors import Corrupt, Truncated
+from shipway.layers.bounds import Bounds
 from shipway.layers.contents import ChunkReader, Contents
 from shipway.layers.toc import TocLocation, decode_chunk
+from shipway.limits import Limits
 from shipway.local.kept import Kept, Pack
 from shipway.local.kept import Piece as KeptPiece
 from shipway.oci import Descriptor
@@ -27,7 +29,6 @@ from shipway.transfer.ranges import Range, plan
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 _ZEROS = bytes(1 << 20)
-_COMPRESSOR = zstandard.ZstdCompressor(level=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,10 @@ class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
     def __init__(
-        self, remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None = None
+        self, remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None, limits: Limits
     ) -> None:
         """Read from `remote`, and what was read before from `kept`; nothing is fetched yet."""
+        self._limits = limits
         self._remote = remote
         self._kept = kept
         self._descriptor = descriptor
@@ -72,7 +74,9 @@ class ChunkedLayer:
         Raises what the remote raises, and `Corrupt` and its kinds.
         """
         if self._entries is None:
-            self._entries = read_table(self._remote, self._descriptor, self._contents, self._kept).entries
+            entries = read_table(self._remote, self._descriptor, self._contents, self._kept).entries
+            Bounds(self._limits, self._descriptor.size, self._where).count_table(entries)
+            self._entries = entries
         return self._entries
 
     def jobs(self, entries: Iterable[Entry], pack: Pack | None = None) -> list[Job[Piece]]:
@@ -175,7 +179,7 @@ class ChunkedLayer:
         content = reader.content(chunk, stream.take, f"{self._where}, {path!r}")
         if pack is not None and chunk.digest:
             is_zstd = isinstance(self._contents, TocLocation)
-            pack.add(chunk.digest, reader.data if is_zstd else _COMPRESSOR.compress(content))
+            pack.add(chunk.digest, reader.data if is_zstd else zstandard.ZstdCompressor(level=1).compress(content))
         return content
 
     def _check(self, digest: str, entry: Entry) -> None:

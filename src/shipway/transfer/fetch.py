@@ -43,10 +43,11 @@ def fetch(remote: BlobSource, descriptor: Descriptor, start: int, connections: i
     """Open a stream over a blob from `start` on; nothing is checked but its length."""
     left = descriptor.size - start
     if connections > 1 and left >= LARGE:
-        jobs: list[Job[bytes]] = [
+        # One by one, as they are wanted: a size is but what a manifest claims.
+        jobs: Iterator[Job[bytes]] = (
             partial(_part, remote, descriptor, at, min(PART, descriptor.size - at))
             for at in range(start, descriptor.size, PART)
-        ]
+        )
         with closing(run_ahead(jobs, len, workers=connections, budget=PART)) as pieces:
             try:
                 first = next(pieces)

@@ -17,6 +17,8 @@ from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescri
 from shipway.remotes.contract import Remote
 
 MAX_LAYERS = 10_000
+MAX_SIZE = 1 << 62
+"""Largest size of a blob that a manifest may state."""
 INDEX_DEPTH = 4
 
 
@@ -63,7 +65,7 @@ def find_image(remote: Remote, target: str, platform: Platform | None = None) ->
         if descriptor.media_type not in oci.INDEX_TYPES:
             raise UnknownMediaType(f"a manifest of the unknown type {descriptor.media_type!r}", where=where)
         entry = _choose(oci.decode(data, Index, where), platform, where)
-        target, chosen = oci.check_digest(entry.digest, where), entry.platform.os != ""
+        target, chosen = _digest(entry.digest, where), entry.platform.os != ""
     raise Corrupt(f"indexes nested more than {INDEX_DEPTH} deep", where=remote.name)
 
 
@@ -73,14 +75,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if len(manifest.layers) > MAX_LAYERS:
         raise Corrupt(f"{len(manifest.layers)} layers, more than {MAX_LAYERS}", where=where)
     for descriptor in (manifest.config, *manifest.layers):
-        try:
-            oci.check_digest(descriptor.digest, where)
-        except Invalid as error:
-            raise Corrupt(error.what, where=where) from error
-        if descriptor.size < 0:
+        _digest(descriptor.digest, where)
+        if not 0 <= descriptor.size <= MAX_SIZE:
             raise Corrupt(f"{descriptor.digest} of {descriptor.size} bytes", where=where)
     for layer in manifest.layers:
-        compression_of(layer.media_type)
+        compression_of(layer.media_type, where)
     return manifest
 
 
@@ -144,12 +143,15 @@ def check_diff_ids(diff_ids: Sequence[str], manifest: Manifest, where: str) -> l
     """Return `diff_ids` if they are digests and one for each layer, else raise `Corrupt`."""
     if len(diff_ids) != len(manifest.layers):
         raise Corrupt(f"{len(diff_ids)} DiffIDs for {len(manifest.layers)} layers", where=where)
-    for diff_id in diff_ids:
-        try:
-            oci.check_digest(diff_id, where)
-        except Invalid as error:
-            raise Corrupt(f"DiffID: {error.what}", where=where) from error
-    return list(diff_ids)
+    return [_digest(diff_id, f"{where}: DiffID") for diff_id in diff_ids]
+
+
+def _digest(found: str, where: str) -> str:
+    """Return a digest that a document holds; `Corrupt` if it is none, since nobody asked for that."""
+    try:
+        return oci.check_digest(found, where)
+    except Invalid as error:
+        raise Corrupt(error.what, where=where) from error
 
 
 def make_image(layers: Sequence[Layer]) -> tuple[bytes, Descriptor, bytes, Descriptor]:

@@ -21,8 +21,10 @@ from msgspec.structs import replace
 
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, SizeMismatch
+from shipway.layers.bounds import Bounds
 from shipway.layers.index import IndexBuilder
 from shipway.layers.read import LayerReader
+from shipway.limits import Limits
 from shipway.local.indexes import Indexes
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -35,40 +37,45 @@ from shipway.trees.writer import typed
 
 _ZEROS = bytes(1 << 20)
 _HOLE = -1
+_HOLES = "holes"
+_FILLED = 4 << 30
+"""Bytes of holes of a layer that are hashed as zeros. It may claim any; beyond, files with holes are told apart by
+where these are, and there is no index."""
+Segments = list[tuple[int, int]]
+"""Where a content is: places and lengths in the spool, or a hole's length."""
 
 
 @dataclass(slots=True)
 class Capture:
-    """Contents of files of one layer, by their paths in it, in an open file."""
+    """Contents of files of one layer, by their digests, in an open file."""
 
     spool: IO[bytes]
-    _segments: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """Where each content is: places and lengths in the spool, or a hole's length."""
+    _segments: dict[str, Segments] = field(default_factory=dict)
     _end: int = 0
 
-    def __contains__(self, path: str) -> bool:
-        return path in self._segments
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._segments
 
-    def add(self, path: str, pieces: Iterable[Buffer | int]) -> Iterator[Buffer | int]:
-        """Take a content while it passes through."""
-        segments: list[tuple[int, int]] = []
-        for piece in pieces:
-            if isinstance(piece, int):
-                segments.append((_HOLE, piece))
-            else:
-                try:
-                    self.spool.write(piece)
-                except OSError as error:
-                    raise typed(error, path) from error
-                segments.append((self._end, len(piece)))
-                self._end += len(piece)
-            yield piece
-        self._segments[path] = segments
+    def take(self, path: str, piece: Buffer | int) -> tuple[int, int]:
+        """Write a piece of a content down while it passes by, and return where it is; `path` is for errors."""
+        if isinstance(piece, int):
+            return _HOLE, piece
+        try:
+            self.spool.write(piece)
+        except OSError as error:
+            raise typed(error, path) from error
+        start = self._end
+        self._end += len(piece)
+        return start, len(piece)
 
-    def pieces(self, path: str, entry: Entry) -> Generator[Piece, None, None]:
-        """Yield the content of `path` as that of `entry`."""
+    def keep(self, digest: str, segments: Segments) -> None:
+        """Remember where a content is whose pieces have all been taken."""
+        self._segments[digest] = segments
+
+    def pieces(self, entry: Entry) -> Generator[Piece, None, None]:
+        """Yield the content of `entry`."""
         self.spool.flush()
-        spool, segments = self.spool.fileno(), self._segments[path]
+        spool, segments = self.spool.fileno(), self._segments[entry.digest]
         if entry.size <= WHOLE and all(start != _HOLE for start, _ in segments):
             data = b"".join(os.pread(spool, size, start) for start, size in segments)
             yield Piece(entry, data, last=True)
@@ -80,7 +87,9 @@ class Capture:
 class PlainLayer:
     """A layer of a remote image that has no table of contents. Thread-safe."""
 
-    def __init__(self, remote: BlobSource, descriptor: Descriptor, indexes: Indexes | None = None) -> None:
+    def __init__(
+        self, remote: BlobSource, descriptor: Descriptor, limits: Limits, indexes: Indexes | None = None
+    ) -> None:
         """Read from `remote`; nothing is fetched yet. An index that is made on the way is kept in `indexes`."""
         self.descriptor = descriptor
         self.known: Sequence[Entry] | None = None
@@ -93,6 +102,7 @@ class PlainLayer:
         """Digests of the records of files, by path, once it was read to its end with them."""
         self._indexes = indexes
         self._remote = remote
+        self._limits = limits
         self._where = f"{remote.name}@{descriptor.digest}"
 
     def entries(self) -> Sequence[Entry]:
@@ -115,20 +125,18 @@ class PlainLayer:
         """
         with self._remote.read_blob(self.descriptor) as pieces:
             blob = _Checked(pieces, self.descriptor, self._where, progress)
+            bounds = Bounds(self._limits, self.descriptor.size, self._where)
             seen: list[Entry] = []
-            records: dict[str, str] = {}
-            reader = LayerReader(iter(blob), self.descriptor, self._where, index=self.known is None)
+            digests = _Digests(with_records=self.with_records)
+            reader = LayerReader(blob, self.descriptor, self._where, index=self.known is None, bounds=bounds)
             builder = reader.index
             has_enough = False
             try:
                 for entry, content in reader:
                     if entry.is_file and entry.size:
                         keep = capture if wanted(entry.path) else None
-                        record = hashlib.sha256(header(entry)) if self.with_records else None
-                        entry = replace(entry, digest=_digest(entry.path, content, keep, record))  # noqa: PLW2901  now known
-                        if record is not None:
-                            # Of a path that comes twice, which one is meant is for those to say who read it again.
-                            records[entry.path] = "" if entry.path in records else f"sha256:{record.hexdigest()}"
+                        entry = digests.known(entry, content, keep)  # noqa: PLW2901  now known
+                        builder = builder if digests.whole else None
                     seen.append(entry)
                     if builder is not None:
                         builder.add(entry, reader.stored(entry))
@@ -145,7 +153,7 @@ class PlainLayer:
             self.index = builder.finish()
         if self.index is not None and self._indexes is not None:
             self._indexes.save(self.descriptor, self.index)
-        self.known, self.records = seen, {path: digest for path, digest in records.items() if digest}
+        self.known, self.records = seen, digests.records
         return seen
 
     def _is_worth_reading_on(self, builder: IndexBuilder | None, done: int) -> bool:
@@ -167,9 +175,8 @@ class PlainLayer:
         """
         jobs: list[Job[Piece]] = []
         if captured is not None:
-            held = [(path, entry) for path, entry in files if path in captured]
-            jobs.append(partial(_deliver, captured, held))
-            files = [(path, entry) for path, entry in files if path not in captured]
+            jobs.append(partial(_deliver, captured, [entry for _, entry in files if entry.digest in captured]))
+            files = [(path, entry) for path, entry in files if entry.digest not in captured]
         if files:
             jobs.append(partial(self._read_again, files, make_spool))
         return jobs
@@ -177,41 +184,95 @@ class PlainLayer:
     def _read_again(
         self, files: Sequence[tuple[str, Entry]], make_spool: Callable[[], IO[bytes]]
     ) -> Generator[Piece, None, None]:
-        missing = {path for path, _ in files}
-        expected = {entry.path: entry.digest for entry in self.entries() if entry.path in missing}
+        missing = {entry.digest: path for path, entry in files}
+        # Of a path that comes twice both contents are known: the first may be that of a hard link to it.
+        expected: dict[str, list[str]] = {path: [] for path in missing.values()}
+        for entry in self.entries():
+            if entry.path in expected:
+                expected[entry.path].append(entry.digest)
 
         def check(entry: Entry) -> bool:
-            if entry.path in missing:
-                oci.check_match(entry.digest, expected[entry.path], f"{self._where}, {entry.path!r}")
-                missing.discard(entry.path)
+            known = expected.get(entry.path)
+            if known is not None and entry.digest not in known:
+                oci.check_match(entry.digest, known[0], f"{self._where}, {entry.path!r}")
+            missing.pop(entry.digest, None)
             return not missing
 
         with make_spool() as spool:
             capture = Capture(spool)
             self.scan(capture, wanted=expected.__contains__, enough=check)
             if missing:
-                raise NotFound(f"no file {min(missing)!r} in the layer", where=self._where)
-            yield from _deliver(capture, files)
+                raise NotFound(f"no file {min(missing.values())!r} in the layer", where=self._where)
+            yield from _deliver(capture, [entry for _, entry in files])
 
 
-def _deliver(capture: Capture, files: Iterable[tuple[str, Entry]]) -> Generator[Piece, None, None]:
-    for path, entry in files:
-        yield from capture.pieces(path, entry)
+def _deliver(capture: Capture, entries: Iterable[Entry]) -> Generator[Piece, None, None]:
+    for entry in entries:
+        yield from capture.pieces(entry)
 
 
-def _digest(path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None) -> str:
-    """Return the digest of a content, which is captured on the way, and taken into a record, if that is wanted."""
+class _Digests:
+    """Works out what tells contents apart, and the records of files if they are wanted."""
+
+    def __init__(self, *, with_records: bool) -> None:
+        self.whole = True
+        """Whether every digest so far is the sha256 of a content."""
+        self._with_records = with_records
+        self._records: dict[str, str] = {}
+        self._room = _FILLED
+
+    @property
+    def records(self) -> dict[str, str]:
+        """The records by path; of a path that came twice, which one is meant is for those to say who read it again."""
+        return {path: digest for path, digest in self._records.items() if digest}
+
+    def known(self, entry: Entry, content: Content, capture: Capture | None) -> Entry:
+        """Return an entry with its digest, once its content has passed by, to be captured if that is wanted."""
+        record = hashlib.sha256(header(entry)) if self._with_records else None
+        digest, holes = _digest(entry.path, content, capture, record, fill=entry.size <= self._room)
+        if digest.startswith(_HOLES):
+            self.whole = False
+        else:
+            self._room -= holes
+        if record is not None:
+            self._records[entry.path] = "" if entry.path in self._records else f"sha256:{record.hexdigest()}"
+        return replace(entry, digest=digest)
+
+
+def _digest(
+    path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None, *, fill: bool
+) -> tuple[str, int]:
+    """Return what tells a content from others, and how many bytes of it are holes.
+
+    That is its sha256; but not if it has holes and these are not to be `fill`ed with zeros for that. The content is
+    captured on the way, and taken into a record, if that is wanted.
+    """
     assert not isinstance(content, OpenFile)
     pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
-    if capture is not None:
-        pieces = capture.add(path, pieces)
-    digest = hashlib.sha256()
+    segments: Segments = []
+    digest, layout = hashlib.sha256(), hashlib.sha256()
+    position = holes = 0
     for piece in pieces:
-        for data in _zeros(piece) if isinstance(piece, int) else (piece,):
-            digest.update(data)
-            if record is not None:
+        if capture is not None:
+            segments.append(capture.take(path, piece))
+        size = piece if isinstance(piece, int) else len(piece)
+        if isinstance(piece, int):
+            layout.update(b"%d+%d " % (position, size))
+            holes += size
+        if fill or not isinstance(piece, int):
+            for data in _zeros(piece) if isinstance(piece, int) else (piece,):
+                digest.update(data)
+        if record is not None:
+            for data in _zeros(piece) if isinstance(piece, int) else (piece,):
                 record.update(data)
-    return f"sha256:{digest.hexdigest()}"
+        position += size
+    found = f"sha256:{digest.hexdigest()}"
+    if holes and not fill:
+        layout.update(digest.digest())
+        found = f"{_HOLES}:{layout.hexdigest()}"
+    if capture is not None:
+        capture.keep(found, segments)
+    return found, holes
 
 
 def _zeros(count: int) -> Iterator[bytes]:

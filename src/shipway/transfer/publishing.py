@@ -108,7 +108,7 @@ def _index(store: Store, remote: Remote, layer: Descriptor) -> bytes | None:
     known = store.indexes.load(layer)
     if known is not None:
         return known.data
-    plain = PlainLayer(remote, layer, store.indexes)
+    plain = PlainLayer(remote, layer, store.limits, store.indexes)
     plain.scan()
     return plain.index
 

@@ -222,7 +222,15 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
 
 def _put_together(one: _Pull, assembly: Assembly, pieces: Iterator[Buffer]) -> Record:
     with _writing(one) as (key, sink):
-        unpack_archive(pieces, one.diff_id, sink, clones=assembly.supply, where=one.descriptor.digest)
+        unpack_archive(
+            pieces,
+            one.descriptor,
+            one.diff_id,
+            sink,
+            table=assembly.entries,
+            clones=assembly.supply,
+            limits=one.task.store.limits,
+        )
         below = one.below.wait() if one.below is not None else None
         sink.finish()
         return _add(one, key, below)
@@ -237,7 +245,7 @@ def _fetched(one: _Pull, remote: BlobSource) -> Record:
             try:
                 record = _fetch_into(one, remote, ingest, came)
             except Corrupt:
-                whole = ingest.size() >= one.descriptor.size
+                whole = not ingest.kept and ingest.size() >= one.descriptor.size
                 if isinstance(ingest, Partial) and whole:  # else it broke off, and what came may be right
                     ingest.begin_again()
                 if not (resumed and whole):
@@ -264,7 +272,7 @@ def _unpack(one: _Pull, pieces: Iterator[Buffer], ingest: Ingest | None) -> Reco
     """Return the record of a layer whose blob is `pieces`, which is in `ingest` then, or in the store already."""
     store = one.task.store
     with _writing(one) as (key, sink):
-        unpack(pieces, one.descriptor, one.diff_id, sink, where=one.descriptor.digest)
+        unpack(pieces, one.descriptor, one.diff_id, sink, limits=store.limits, where=one.descriptor.digest)
         below = one.below.wait() if one.below is not None else None
         sink.finish()
         if ingest is not None:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from shipway.layers.formats import contents_of
 from shipway.layers.index import Index
+from shipway.limits import Limits
 from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept, Pack
 from shipway.oci import Descriptor
@@ -44,8 +45,8 @@ class RemoteTree:
 
     `staging` is a directory for contents on their way (files without a name, gone with the process);
     by default the system's; `kept` is where tables of contents and chunks are remembered that were fetched, and
-    `indexes` those of layers without tables, by default nowhere. Every method may raise what the remote raises,
-    and `Corrupt` and its kinds for what is not what its digest, size or format promised.
+    `indexes` those of layers without tables, by default nowhere. Every layer is held to `limits`. Every method may
+    raise what the remote raises, and `Corrupt` and its kinds for what is not what its digest, size or format promised.
     """
 
     def __init__(
@@ -55,12 +56,15 @@ class RemoteTree:
         staging: Path | None = None,
         kept: Kept | None = None,
         indexes: Indexes | None = None,
+        *,
+        limits: Limits | None = None,
     ) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
         self._remote = remote
         self._staging = staging
         self._kept = kept
-        self._layers = [_open_layer(remote, descriptor, kept, indexes) for descriptor in layers]
+        self._limits = limits or Limits()
+        self._layers = [_open_layer(remote, descriptor, kept, indexes, self._limits) for descriptor in layers]
         self._lock = threading.Lock()
         self._view: _View | None = None
 
@@ -138,7 +142,7 @@ class RemoteTree:
                     entries = list(pool.map(_list_layer, self._layers))
                 if self._settle():
                     entries = [layer.entries() for layer in self._layers]
-                self._view = _View(self._layers, entries, {}, self._staging, self._kept)
+                self._view = _View(list(self._layers), entries, {}, self._staging, self._kept)
             return self._view
 
     def _settle(self) -> bool:
@@ -151,20 +155,23 @@ class RemoteTree:
         # What was worked out besides, while it was read, only the layer itself has.
         if layer.index is None or layer.with_records:
             return layer
-        return ChunkedLayer(self._remote, layer.descriptor, Index(layer.index, layer.descriptor), self._kept)
+        return ChunkedLayer(
+            self._remote, layer.descriptor, Index(layer.index, layer.descriptor), self._kept, self._limits
+        )
 
     def _find(self, search: Search, stack: ExitStack, progress: ProgressCallback | None) -> _View:
         """Return a view that has all that `search` is for, and captures that live as long as `stack`."""
         with self._lock:
             self._settle()
-        if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in self._layers):
+            layers = list(self._layers)  # others may settle for indexes meanwhile
+        if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in layers):
             return self._whole()
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
-            list(pool.map(_list_layer, (layer for layer in self._layers if isinstance(layer, ChunkedLayer))))
-        found: list[Sequence[Entry]] = [()] * len(self._layers)
+            list(pool.map(_list_layer, (layer for layer in layers if isinstance(layer, ChunkedLayer))))
+        found: list[Sequence[Entry]] = [()] * len(layers)
         captures: dict[int, Capture] = {}
-        for number in reversed(range(len(self._layers))):
-            layer = self._layers[number]
+        for number in reversed(range(len(layers))):
+            layer = layers[number]
             if isinstance(layer, ChunkedLayer) or layer.known is not None:
                 found[number] = layer.entries()
                 enough = search.look_at_layer(found[number])
@@ -175,7 +182,7 @@ class RemoteTree:
                 search.leave_layer(found[number])
             if enough:
                 break
-        return _View(list(self._layers), found, captures, self._staging, self._kept)
+        return _View(layers, found, captures, self._staging, self._kept)
 
 
 class _View:
@@ -260,15 +267,15 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(remote: BlobSource, descriptor: Descriptor, kept: Kept | None, indexes: Indexes | None) -> Layer:
+def _open_layer(
+    remote: BlobSource, descriptor: Descriptor, kept: Kept | None, indexes: Indexes | None, limits: Limits
+) -> Layer:
     contents = contents_of(descriptor)
     if contents is None and indexes is not None:
         contents = indexes.load(descriptor)
-    return (
-        PlainLayer(remote, descriptor, indexes)
-        if contents is None
-        else ChunkedLayer(remote, descriptor, contents, kept)
-    )
+    if contents is None:
+        return PlainLayer(remote, descriptor, limits, indexes)
+    return ChunkedLayer(remote, descriptor, contents, kept, limits)
 
 
 def _list_layer(layer: Layer) -> Sequence[Entry]:

@@ -26,6 +26,8 @@ they have *below* its path (image-spec, layer.md, Whiteouts).
 """
 
 Buffer = bytes | bytearray | memoryview
+MAX_PATH = 4096
+"""Longest path in a layer: what Linux takes at once (PATH_MAX). What is deeper could be mounted, not reached."""
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -70,7 +72,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     xattrs: dict[str, bytes] = {}
     inode: int = 0
     digest: str = ""
-    """The sha256 of a `reg`'s content where it is known; never set for an empty file."""
+    """What tells a `reg`'s content from others where it is known: its sha256, or of one with holes in an archive
+    some other hash. Never set for an empty file."""
     chunks: tuple[Chunk, ...] = ()
 
     @property

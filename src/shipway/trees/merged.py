@@ -20,7 +20,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from shipway.errors import Corrupt, UnsafeEntry
+from shipway.errors import UnsafeEntry
 from shipway.trees.entry import Entry, join, name_key, parent_of
 
 IMPLIED_MODE = 0o755
@@ -30,9 +30,8 @@ _ORDINARY = frozenset(("reg", "dir", "symlink", "fifo"))
 class MergedTree:
     """The merged view of `layers`, base first; what is not in it is not in the tree.
 
-    `where` names the layers in messages, by their place. Raises `Corrupt` for a
-    hard link to a directory, itself or nothing, and `UnsafeEntry` for an entry below something that
-    is not a directory.
+    `where` names the layers in messages, by their place. Raises `UnsafeEntry` for a hard link to a directory,
+    itself, what it would take the place of or nothing, and for an entry below something that is not a directory.
     """
 
     def __init__(self, layers: Sequence[Iterable[Entry]], where: str = "image") -> None:
@@ -123,9 +122,10 @@ class MergedTree:
     def _linked(self, number: int, link: Entry) -> tuple[Entry, int]:
         """Return a hard link as the file it names, and the layer that holds its content."""
         target = self._entries.get(link.link)
-        if target is None or target.is_dir or link.link == link.path:
-            what = "nothing" if target is None else "a directory" if target.is_dir else "itself"
-            raise Corrupt(
+        below = link.link.startswith(link.path + "/")
+        if target is None or target.is_dir or below or link.link == link.path:
+            what = "nothing" if target is None else "a directory" if target.is_dir else "what it replaces"
+            raise UnsafeEntry(
                 f"{link.path[:200]!r} is a hard link to {what}, {link.link[:200]!r}", where=self._layer_name(number)
             )
         holder = self._layers[target.path]

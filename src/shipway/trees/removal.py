@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 
 from shipway.trees.dirfds import FLAGS
+
+_DEPTH = 64
+"""Most directories that are open at a time."""
 
 
 def remove_tree(dir_fd: int, name: str) -> None:
@@ -37,15 +41,22 @@ def empty_directory(fd: int) -> None:
 
 
 def _remove_directory(dir_fd: int, name: str) -> None:
-    """Remove a directory of any depth: too deep parts are moved up and then removed from there."""
-    stack = [(name, fd := _open(dir_fd, name), _remove_files(fd))]
+    """Remove a directory of any depth: parts that are too deep are moved up and then removed from there."""
+    top = _open(dir_fd, name)
+    stack = [(name, top, _remove_files(top))]
     try:
         while stack:
             name, fd, left = stack[-1]
             if left:
                 below = left.pop()
                 child = _open(fd, below)
-                stack.append((below, child, _remove_files(child)))
+                if len(stack) < _DEPTH:
+                    stack.append((below, child, _remove_files(child)))
+                else:
+                    os.close(child)
+                    moved = secrets.token_hex(16)
+                    os.rename(below, moved, src_dir_fd=fd, dst_dir_fd=top)
+                    stack[0][2].append(moved)
                 continue
             stack.pop()
             os.close(fd)

@@ -20,7 +20,7 @@ from shipway.errors import Invalid, Unavailable, UnsafeEntry
 from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
 from shipway.trees.dirfds import DirectoryFds, Root
-from shipway.trees.entry import Content, Entry, OpenFile, parent_of
+from shipway.trees.entry import MAX_PATH, Content, Entry, OpenFile, parent_of
 from shipway.trees.removal import empty_directory, remove_tree
 from shipway.trees.special import make_special
 from shipway.trees.system import read_umask, typed, typed_errors
@@ -28,7 +28,6 @@ from shipway.trees.system import read_umask, typed, typed_errors
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLICIT = Entry(path="", kind="dir", mode=0o755)
-_PATH_MAX = 4096
 _DEFAULT_ACL = "system.posix_acl_default"
 
 
@@ -215,7 +214,7 @@ class TreeWriter:
     def _link_target(self, entry: Entry) -> tuple[int, str]:
         """Return where the target of a hard link is; it must be in the tree and no directory."""
         directory, _, target = entry.link.rpartition("/")
-        bad = target in ("", ".", "..") or entry.link == entry.path
+        bad = target in ("", ".", "..") or f"{entry.link}/".startswith(f"{entry.path}/")
         target_fd = -1
         try:
             target_fd = self._fds.get(directory)
@@ -280,8 +279,8 @@ class TreeWriter:
 
     def _make_parents(self, directory: str, path: str) -> int:
         """Make the missing ones of the directories above `path`, the last of which is `directory`."""
-        if len(directory) > _PATH_MAX:
-            raise Invalid(f"a path of more than {_PATH_MAX} bytes", where=path[:200])
+        if len(directory) > MAX_PATH:
+            raise Invalid(f"a path of more than {MAX_PATH} bytes", where=path[:200])
         fd = self._fds.get("")
         part = ""
         for name in directory.split("/") if directory else ():

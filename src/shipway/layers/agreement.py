@@ -1,0 +1,144 @@
+"""A layer's table of contents against its archive: who reads one must not see another tree than who reads the other.
+
+The archive is known first, the table comes behind it. So all that the entries of the archive say, with the sha256 of
+their contents, is hashed while it is unpacked; and a checksum of each kept, to name the first that differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
+from zlib import crc32
+
+import msgspec
+
+from shipway.errors import Corrupt
+from shipway.layers.chunked import FIRST_SECOND, LAST_SECOND
+from shipway.layers.toc import TocLocation
+from shipway.trees.copying import Adding
+from shipway.trees.entry import Buffer, Content, Entry, OpenFile
+
+_SECOND = 1_000_000_000
+_FIRST, _LAST = FIRST_SECOND * _SECOND, LAST_SECOND * _SECOND + _SECOND - 1
+_ZEROS = bytes(1 << 20)
+_encode = msgspec.msgpack.Encoder().encode
+Noted = tuple[Entry | None, Buffer | int]
+"""An entry with its content, or its first part; or, without an entry, a further part."""
+
+
+class Witness:
+    """A sink in front of another, that notes what passes through to it.
+
+    What was noted is hashed by `work`, for which `noted` says what there is to do: in another thread, and before
+    the buffers that it is in are filled again.
+    """
+
+    def __init__(self, sink: Adding) -> None:
+        """Pass everything on to `sink`."""
+        self._sink = sink
+        self._noted: list[Noted] = []
+        self._said = hashlib.sha256()
+        self._marks = array("I")
+        self._entry: Entry | None = None
+        self._hash = hashlib.sha256()
+
+    def add(self, entry: Entry, content: Content = b"") -> None:
+        """Take one entry; see `TreeSink.add`."""
+        assert not isinstance(content, OpenFile)
+        if isinstance(content, (bytes, bytearray, memoryview)):
+            self._noted.append((entry, content))
+            self._sink.add(entry, content)
+            return
+        self._noted.append((entry, b""))
+        pieces = self._passing(content)
+        self._sink.add(entry, pieces)
+        for _ in pieces:  # whatever the sink left
+            pass
+
+    def _passing(self, pieces: Iterator[Buffer | int]) -> Iterator[Buffer | int]:
+        for piece in pieces:
+            self._noted.append((None, piece))
+            yield piece
+
+    def noted(self) -> list[Noted]:
+        """Return what has been noted since the last call."""
+        noted, self._noted = self._noted, []
+        return noted
+
+    def work(self, noted: list[Noted]) -> None:
+        """Hash what was noted; the parts in their order, one call at a time."""
+        for entry, piece in noted:
+            if entry is not None:
+                self._close()
+                self._entry = entry
+                if not entry.size:
+                    continue
+                self._hash = hashlib.sha256(piece if not isinstance(piece, int) else b"")
+            elif isinstance(piece, int):
+                for done in range(0, piece, len(_ZEROS)):
+                    self._hash.update(_ZEROS[: piece - done])
+            else:
+                self._hash.update(piece)
+
+    def _close(self) -> None:
+        entry = self._entry
+        if entry is not None:
+            said = _said(entry, f"sha256:{self._hash.hexdigest()}" if entry.size else "")
+            self._said.update(said)
+            self._marks.append(crc32(said))
+            self._entry = None
+
+    def check(self, table: Sequence[Entry], where: str) -> None:
+        """Raise `Corrupt`, naming the first entry that is not in both alike, unless `table` is what was noted."""
+        self._close()
+        whole = hashlib.sha256()
+        for index, entry in enumerate(table):
+            said = _said(entry, entry.digest)
+            whole.update(said)
+            if index >= len(self._marks) or self._marks[index] != crc32(said):
+                what = f"its table of contents says of {entry.path[:200]!r} what its archive does not"
+                raise Corrupt(what, where=where)
+        if whole.digest() != self._said.digest():
+            raise Corrupt("its archive says more than its table of contents, or other things", where=where)
+
+
+class Window:
+    """The bytes of a blob at one place, kept while the blob passes by."""
+
+    def __init__(self, location: TocLocation) -> None:
+        """Keep what is at `location`."""
+        self.data = bytearray()
+        self._start, self._end = location.offset, location.offset + location.length
+
+    def pass_by(self, position: int, piece: Buffer) -> None:
+        """Take a piece of the blob, which is at `position`."""
+        if position < self._end and position + len(piece) > self._start:
+            self.data += piece[max(self._start - position, 0) : self._end - position]
+
+
+def _said(entry: Entry, digest: str) -> bytes:
+    """Return all that an entry says, as bytes that no other entry has."""
+    said: tuple[object, ...] = (
+        entry.path,
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size,
+        _sayable(entry.mtime_ns),
+        entry.link,
+        entry.dev,
+        sorted(entry.xattrs.items()) if entry.xattrs else None,
+        digest,
+    )
+    try:
+        return _encode(said)
+    except (UnicodeEncodeError, OverflowError):  # a name that is not UTF-8
+        return repr(said).encode()
+
+
+def _sayable(ns: int) -> int:
+    """Return a time as a table of contents can say it: RFC 3339 has four digits for the year."""
+    ns = min(max(ns, _FIRST), _LAST)
+    return 0 if ns == _FIRST else ns

@@ -1,0 +1,49 @@
+"""Each hostile archive, through every way in: refused with a typed error or unpacked the same; nothing else changes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.hostile import hardlink, image, plain, reg
+from support.hostile_tars import ARCHIVES, Case, layers_of
+from support.hostile_ways import Registry, World
+
+CASES = [pytest.param(case, id=f"{group}: {name}") for group, cases in ARCHIVES.items() for name, case in cases.items()]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_archive_is_refused_or_unpacked_safely_through_every_way_in(
+    world: World, registry: Registry, tmp_path: Path, case: Case
+) -> None:
+    wanted, members = layers_of(case, str(world.canary))
+    layers = [plain(one) for one in members]
+    reference = registry.put(image(*layers))
+    with world.untouched():
+        pulled = world.pull(reference)
+        out = tmp_path / "beside" / "out"
+        out.parent.mkdir()
+        extracted = world.extract(reference, out)
+        shutil.rmtree(out.parent)
+        pushed = world.push(image(*layers))
+    for outcome in (pulled, extracted):
+        outcome.check(wanted, layers[-1].descriptor.digest)
+    assert (pushed.error is None) == (wanted is None)
+    if wanted is None:
+        assert pulled.tree == extracted.tree == pushed.tree
+
+
+@pytest.mark.parametrize("world", ["native"], indirect=True)
+def test_a_path_that_comes_twice_is_the_last_one_and_a_link_in_between_keeps_the_first(
+    world: World, registry: Registry, tmp_path: Path
+) -> None:
+    layer = plain(reg("a", b"first") + hardlink("b", "a") + reg("a", b"second") + reg("c"))
+    with world.untouched(), world.cache.remote(registry.put(image(layer))) as remote:
+        remote.extract(tmp_path / "all")
+        remote.extract(tmp_path / "again", "a", "b")
+        with remote.pull() as ref:
+            ref.extract(tmp_path / "pulled")
+    for name in ("all", "again", "pulled"):
+        assert (tmp_path / name / "a").read_bytes() == b"second"
+        assert (tmp_path / name / "b").read_bytes() == b"first"
