@@ -284,7 +284,7 @@ class Cache:
         try:
             image = find_image(remote, reference.target, platform)
             digest = image.descriptor.digest
-            places.missing = partial(self._store.absences.note, reference.place, digest)
+            places.missing = partial(self._store.absences.note, places.name, digest)
             if whole:
                 self._check_whole(places, digest)
             source = RemoteImage(remote, image)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.caches import OpenCache
 from support.contents import random_bytes
-from support.trees import describe, make_varied_tree
+from support.random_trees import TREES, Node, make
+from support.trees import Seen, describe, make_varied_tree
 
 from shipway import Cache, FileStat, Invalid, LocalImmutableRef, NotFound, RemoteImmutableRef
 from shipway.server import serving
@@ -151,3 +155,51 @@ def test_a_released_ref_shows_nothing(ref: Either) -> None:
     for look in (ref.stat, ref.open, lambda path: list(ref.walk(path))):
         with pytest.raises(Invalid, match="was released"):
             look("/bin/tool")
+
+
+def everything(
+    ref: Either | None, out: Path, *, root: bool = True
+) -> tuple[list[FileStat], dict[str, bytes], dict[str, Seen]]:
+    """Return all there is to see of a ref: what a walk shows, every file's content, and what is extracted."""
+    assert ref is not None
+    out.mkdir()
+    shown = list(ref.walk())[0 if root else 1 :]
+    contents = {}
+    for one in shown:
+        if one.kind == "reg":
+            with ref.open(one.path) as file:
+                contents[one.path] = file.read()
+    ref.extract(out)
+    return shown, contents, {path: seen for path, seen in describe(out).items() if path}
+
+
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees=st.lists(TREES, min_size=3, max_size=3))
+def test_whatever_a_remote_ref_is_made_of_it_shows_what_the_local_one_does(trees: list[Node]) -> None:
+    """As layers over each other, as a merge of images, and as what one has over another."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Cache.open(Path(name) / "here", driver="native") as here,
+        Cache.open(Path(name) / "there", driver="native") as there,
+        serving(StoreBackend(here)) as url,
+    ):
+        base = "oci://" + url.removeprefix("http://") + "/law"
+        lower = here.import_tree(make(Path(name) / "tree", trees[0]))
+        upper = here.import_tree(make(Path(name) / "tree", trees[1]), lower)
+        other = here.import_tree(make(Path(name) / "tree", trees[2]))
+        refs = {"lower": lower, "upper": upper, "other": other}
+        for tag, ref in refs.items():
+            ref.push(f"{base}:{tag}")
+        far = {tag: there.remote(f"{base}:{tag}") for tag in refs}
+        pairs: list[tuple[Either | None, Either | None]] = [
+            (upper, far["upper"]),
+            (here.merge([upper, other]), there.merge([far["upper"], far["other"]])),
+            (here.merge([other, upper]), there.merge([far["other"], far["upper"]])),
+            (here.diff(lower, upper), there.diff(far["lower"], far["upper"])),
+        ]
+        for number, (local, remote) in enumerate(pairs):
+            assert isinstance(remote, RemoteImmutableRef)
+            root = number < len(pairs) - 1  # of which a difference may say nothing
+            mine = everything(local, Path(name) / f"local-{number}", root=root)
+            assert everything(remote, Path(name) / f"remote-{number}", root=root) == mine

@@ -135,6 +135,7 @@ def test_a_blob_that_is_gone_is_a_miss_that_says_so(
             ref.pull()
     assert_nothing_came(mine)
     assert mine.lookup("key") is None
+    assert [digest in one.reason for one in mine.explain("key").asked] == [False, True]
     with Cache.open(mine.root, remotes=[place]) as another:
         assert another.lookup("key") is None
     blob_file(here.root, digest).write_bytes(lost)

@@ -17,7 +17,7 @@ from support.programs import Containerd, Podman, need, run, skopeo_copy
 from support.trees import Seen, describe
 
 from shipway import Cache, oci
-from shipway.layers.chunked import CHECKSUM, OLD_PREFIX
+from shipway.layers.chunked import CHECKSUM, ESTARGZ, OLD_PREFIX
 from shipway.layers.compression import Compression
 from shipway.references import Reference
 from shipway.remote_handles import RemoteHandle
@@ -27,18 +27,18 @@ from shipway.transfer.images import Layer, make_image
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
-LANDMARK = ".no.prefetch.landmark"
-"""A file that stargz-snapshotter puts into each layer it writes."""
+OF_STARGZ = (".no.prefetch.landmark", "stargz.index.json")
+"""Files that are in each eStargz layer, and the first in what stargz-snapshotter writes as zstd:chunked."""
 RAW = os.fsdecode(b"not-utf8-\xff\xfe")
 
 
-def put_gzip_image(host: str, trees: list[Path]) -> str:
-    """Push an image of gzip layers, as most are, and return its name."""
+def put_gzip_image(host: str, trees: list[Path], compression: Compression = Compression.GZIP) -> str:
+    """Push an image of gzip layers, as most are, or of eStargz, and return its name."""
     place = Reference.parse(f"oci://{host}/gzip/{uuid.uuid4().hex}:v1")
     remote = open_remote(place)
     layers = []
     for lower, upper in zip([None, *trees[:-1]], trees, strict=True):
-        descriptor, blob = pack_layer(lower, upper, Compression.GZIP)
+        descriptor, blob = pack_layer(lower, upper, compression)
         remote.put_blob(descriptor, partial(io.BytesIO, blob))
         layers.append(Layer(descriptor, oci.sha256(gzip.decompress(blob)), 0, "made by a test"))
     config, config_descriptor, manifest, descriptor = make_image(layers)
@@ -106,8 +106,10 @@ def test_we_take_what_podman_pushes(host: str, fresh: list[Path], podman: Podman
         assert pulled(cache, f"oci://{back}") == describe(fresh[-1])
 
 
-def check_first_generation(cache: Cache, reference: str, tree: Path, out: Path, *, times: bool = True) -> None:
-    """Check that an image is zstd:chunked as it was first, and that single files are taken out of it by ranges.
+def check_table(
+    cache: Cache, reference: str, tree: Path, out: Path, *, promise: str = OLD_PREFIX + CHECKSUM, times: bool = True
+) -> None:
+    """Check that an image has tables, by default zstd:chunked's first, and that single files are taken out by ranges.
 
     Its writers replace what is not UTF-8 in a name by U+FFFD in the table of contents; only the tar has it right.
     Without `times` they round times to seconds.
@@ -115,7 +117,7 @@ def check_first_generation(cache: Cache, reference: str, tree: Path, out: Path, 
     with cache.remote(reference) as ref:
         assert isinstance(ref, RemoteHandle)
         for layer in ref.layers:
-            assert OLD_PREFIX + CHECKSUM in layer.descriptor.annotations
+            assert promise in layer.descriptor.annotations
         assert ref.size() > 4 << 20
         before = ref.traffic
         with ref.open("/usr/new") as file:
@@ -126,7 +128,8 @@ def check_first_generation(cache: Cache, reference: str, tree: Path, out: Path, 
     replaced = "not-utf8-\ufffd\ufffd"
     told[replaced] = replace(whole[RAW], names=(replaced,))
     for described in (whole, there, told, seen):
-        described.pop(LANDMARK, None)
+        for name in OF_STARGZ:
+            described.pop(name, None)
         if not times:
             described.update({path: replace(one, mtime_ns=0) for path, one in described.items()})
     assert seen == told
@@ -140,7 +143,7 @@ def test_we_take_zstd_chunked_as_podman_writes_it(  # noqa: PLR0917  each is a t
     podman.pull(image)
     back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
     podman.push(image, back, "zstd:chunked")
-    check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out")
+    check_table(cache, f"oci://{back}", fresh[-1], tmp_path / "out")
 
 
 def test_we_take_zstd_chunked_as_skopeo_writes_it(
@@ -149,7 +152,7 @@ def test_we_take_zstd_chunked_as_skopeo_writes_it(
     image = put_gzip_image(registry, fresh)
     back = f"{registry}/back/{uuid.uuid4().hex}:v1"
     skopeo_copy(f"docker://{image}", f"docker://{back}", "--dest-compress-format", "zstd:chunked")
-    check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out")
+    check_table(cache, f"oci://{back}", fresh[-1], tmp_path / "out")
 
 
 def test_containerd_pulls_what_we_push(host: str, tree: Path, containerd: Containerd, tmp_path: Path) -> None:
@@ -175,4 +178,32 @@ def test_we_take_zstd_chunked_as_stargz_snapshotter_writes_it(
     back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
     containerd.ctr_remote("images", "convert", "--zstdchunked", "--oci", image, back)
     containerd.ctr("images", "push", "--plain-http", back)
-    check_first_generation(cache, f"oci://{back}", fresh[-1], tmp_path / "out", times=False)
+    check_table(cache, f"oci://{back}", fresh[-1], tmp_path / "out", times=False)
+
+
+def test_we_take_estargz_as_stargz_snapshotter_writes_it(
+    own_host: str, fresh: list[Path], containerd: Containerd, cache: Cache, tmp_path: Path
+) -> None:
+    image = put_gzip_image(own_host, fresh)
+    containerd.pull(image)
+    back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
+    containerd.ctr_remote("images", "convert", "--estargz", "--oci", image, back)
+    containerd.ctr("images", "push", "--plain-http", back)
+    check_table(cache, f"oci://{back}", fresh[-1], tmp_path / "out", promise=ESTARGZ, times=False)
+
+
+def test_stargz_snapshotter_takes_estargz_as_we_write_it(
+    own_host: str, fresh: list[Path], containerd: Containerd, cache: Cache, tmp_path: Path
+) -> None:
+    image = put_gzip_image(own_host, fresh, Compression.ESTARGZ)
+    containerd.pull(image)
+    with cache.remote(f"oci://{image}") as ref:
+        assert isinstance(ref, RemoteHandle)
+        for layer in ref.layers:
+            digest = containerd.ctr_remote("images", "get-toc-digest", layer.descriptor.digest).strip()
+            assert digest == layer.descriptor.annotations[ESTARGZ]
+    with containerd.mounted(image, tmp_path / "mnt") as path:
+        seen = below(path)
+        for name in OF_STARGZ:
+            seen.pop(name, None)
+        assert seen == below(fresh[-1])

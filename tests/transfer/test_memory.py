@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,12 @@ def served(root: Path) -> Iterator[tuple[str, int]]:
         pytest.param(10_240 * MIB, marks=[pytest.mark.long, pytest.mark.timeout(3600)], id="10 GiB"),
     ],
 )
-def test_everything_is_done_on_200_mb(tmp_path: Path, size: int) -> None:
+def test_everything_is_done_on_200_mb(size: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # and not tmp_path, which would be kept
+        check(Path(directory), size)
+
+
+def check(tmp_path: Path, size: int) -> None:
     tree = make_large_tree(tmp_path / "tree", size)
     mine, other = tmp_path / "mine", tmp_path / "other"
     names = {path.name: digest(path) for path in tree.iterdir()}

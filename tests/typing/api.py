@@ -93,6 +93,7 @@ def checksums(ref: shipway.ImmutableRef, cache: shipway.Cache) -> None:
 def keys(cache: shipway.Cache, ref: shipway.LocalImmutableRef) -> None:
     cache.put("key", ref)
     cache.put(b"key", ref, push_to="oci://host/repository")
+    cache.put("key", ref, push_to="s3://bucket/prefix", only_if_absent=True)
     assert_type(cache.lookup("key"), shipway.LocalImmutableRef | shipway.RemoteImmutableRef | None)
     found = cache.lookup(b"key")
     if isinstance(found, shipway.RemoteImmutableRef):
