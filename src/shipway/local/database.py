@@ -22,7 +22,7 @@ BUSY_SECONDS = 60.0
 SCHEMA = """
 -- One row a tree. Until it is finalized a committed tree has two: a mutable and an immutable
 -- one over the same snapshot, each the other's twin.
-CREATE TABLE records (
+CREATE TABLE IF NOT EXISTS records (
     id TEXT PRIMARY KEY,
     kind TEXT NOT NULL,           -- layer, merge or diff: see local/layering.py
     mutable INTEGER NOT NULL,
@@ -39,20 +39,20 @@ CREATE TABLE records (
     last_used INTEGER,
     usage_count INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX records_chain ON records (chain_id) WHERE chain_id IS NOT NULL;
-CREATE INDEX records_diff ON records (diff_id) WHERE diff_id IS NOT NULL;
-CREATE INDEX records_twin ON records (twin) WHERE twin IS NOT NULL;
+CREATE INDEX IF NOT EXISTS records_chain ON records (chain_id) WHERE chain_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS records_diff ON records (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS records_twin ON records (twin) WHERE twin IS NOT NULL;
 
-CREATE TABLE parents (
+CREATE TABLE IF NOT EXISTS parents (
     record TEXT NOT NULL,
     position INTEGER NOT NULL,
     parent TEXT NOT NULL,
     PRIMARY KEY (record, position)
 ) WITHOUT ROWID;
-CREATE INDEX parents_parent ON parents (parent);
+CREATE INDEX IF NOT EXISTS parents_parent ON parents (parent);
 
 -- Who holds what; a row of an instance that no longer lives counts for nothing.
-CREATE TABLE holds (
+CREATE TABLE IF NOT EXISTS holds (
     record TEXT NOT NULL,
     instance TEXT NOT NULL,
     count INTEGER NOT NULL,
@@ -60,26 +60,26 @@ CREATE TABLE holds (
 ) WITHOUT ROWID;
 
 -- Mounts that outlive the process that made them. They hold their record while they exist.
-CREATE TABLE mounts (
+CREATE TABLE IF NOT EXISTS mounts (
     target TEXT PRIMARY KEY,
     record TEXT NOT NULL
 ) WITHOUT ROWID;
 
 -- Snapshots that are being made, and by whom.
-CREATE TABLE pending (
+CREATE TABLE IF NOT EXISTS pending (
     snapshot TEXT PRIMARY KEY,
     instance TEXT NOT NULL
 ) WITHOUT ROWID;
 
 -- What snapshots were found to take on disk; `stamp` changes when that may have: see local/sizes.py.
-CREATE TABLE sizes (
+CREATE TABLE IF NOT EXISTS sizes (
     snapshot TEXT PRIMARY KEY,
     stamp TEXT NOT NULL,
     bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 -- Records that content checksums are made of, by layer: see local/checksums.py.
-CREATE TABLE checksums (
+CREATE TABLE IF NOT EXISTS checksums (
     layer TEXT PRIMARY KEY,       -- a record, or the digest of a remote layer's table of contents
     record TEXT,                  -- the record; NULL for a remote layer
     data BLOB NOT NULL,
@@ -87,7 +87,7 @@ CREATE TABLE checksums (
 );
 
 -- What checksums of a record's tree came to: see local/answers.py.
-CREATE TABLE answers (
+CREATE TABLE IF NOT EXISTS answers (
     record TEXT NOT NULL,
     query TEXT NOT NULL,
     digest TEXT NOT NULL,
@@ -95,15 +95,15 @@ CREATE TABLE answers (
 ) WITHOUT ROWID;
 
 -- The state of a cache mount: the record that its next holder goes on with. Private ones may have several.
-CREATE TABLE cache_mounts (
+CREATE TABLE IF NOT EXISTS cache_mounts (
     name TEXT NOT NULL,
     record TEXT NOT NULL,
     updated INTEGER NOT NULL,
     PRIMARY KEY (name, record)
 ) WITHOUT ROWID;
-CREATE INDEX cache_mounts_record ON cache_mounts (record);
+CREATE INDEX IF NOT EXISTS cache_mounts_record ON cache_mounts (record);
 
-CREATE TABLE blobs (
+CREATE TABLE IF NOT EXISTS blobs (
     digest TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
     media_type TEXT NOT NULL,
@@ -112,9 +112,9 @@ CREATE TABLE blobs (
     packed INTEGER NOT NULL,      -- we made it, of a snapshot, and can make it again
     created INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX blobs_diff ON blobs (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS blobs_diff ON blobs (diff_id) WHERE diff_id IS NOT NULL;
 
-CREATE TABLE manifests (
+CREATE TABLE IF NOT EXISTS manifests (
     digest TEXT PRIMARY KEY,
     media_type TEXT NOT NULL,
     data BLOB NOT NULL,
@@ -122,18 +122,18 @@ CREATE TABLE manifests (
     subject TEXT,
     created INTEGER NOT NULL
 );
-CREATE INDEX manifests_record ON manifests (record) WHERE record IS NOT NULL;
-CREATE INDEX manifests_subject ON manifests (subject) WHERE subject IS NOT NULL;
+CREATE INDEX IF NOT EXISTS manifests_record ON manifests (record) WHERE record IS NOT NULL;
+CREATE INDEX IF NOT EXISTS manifests_subject ON manifests (subject) WHERE subject IS NOT NULL;
 
-CREATE TABLE manifest_blobs (
+CREATE TABLE IF NOT EXISTS manifest_blobs (
     manifest TEXT NOT NULL,
     digest TEXT NOT NULL,
     PRIMARY KEY (manifest, digest)
 ) WITHOUT ROWID;
-CREATE INDEX manifest_blobs_digest ON manifest_blobs (digest);
+CREATE INDEX IF NOT EXISTS manifest_blobs_digest ON manifest_blobs (digest);
 
 -- Names of images. A cache key is the tag `oci.key_tag(key)` of the repository `shipway`.
-CREATE TABLE tags (
+CREATE TABLE IF NOT EXISTS tags (
     repository TEXT NOT NULL,
     name TEXT NOT NULL,
     record TEXT,
@@ -142,18 +142,18 @@ CREATE TABLE tags (
     updated INTEGER NOT NULL,
     PRIMARY KEY (repository, name)
 ) WITHOUT ROWID;
-CREATE INDEX tags_record ON tags (record) WHERE record IS NOT NULL;
-CREATE INDEX tags_manifest ON tags (manifest) WHERE manifest IS NOT NULL;
+CREATE INDEX IF NOT EXISTS tags_record ON tags (record) WHERE record IS NOT NULL;
+CREATE INDEX IF NOT EXISTS tags_manifest ON tags (manifest) WHERE manifest IS NOT NULL;
 
 -- Where contents are in the snapshots of this store, by digest: see local/contents.py.
-CREATE TABLE contents (
+CREATE TABLE IF NOT EXISTS contents (
     record TEXT PRIMARY KEY,
     digests BLOB NOT NULL,        -- the first 8 bytes of each
     places BLOB NOT NULL
 );
 
 -- Files in `kept/`, of pieces of remote layers that were fetched, by digest: see local/kept.py.
-CREATE TABLE kept (
+CREATE TABLE IF NOT EXISTS kept (
     name TEXT PRIMARY KEY,
     digests BLOB NOT NULL,        -- the first 8 bytes of each
     places BLOB NOT NULL,
@@ -162,7 +162,7 @@ CREATE TABLE kept (
 );
 
 -- Indexes of remote layers, and what was read for want of one: see local/indexes.py.
-CREATE TABLE indexes (
+CREATE TABLE IF NOT EXISTS indexes (
     blob TEXT PRIMARY KEY,
     digest TEXT NOT NULL,         -- of the index, in `kept/`; empty for none
     spent INTEGER NOT NULL,       -- bytes
@@ -170,10 +170,10 @@ CREATE TABLE indexes (
 ) WITHOUT ROWID;
 
 -- How records were pulled, as JSON: see local/reports.py.
-CREATE TABLE reports (record TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reports (record TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 
 -- Where blobs were seen: see local/places.py.
-CREATE TABLE places (
+CREATE TABLE IF NOT EXISTS places (
     digest TEXT NOT NULL,
     place TEXT NOT NULL,          -- the name of a remote
     diff_id TEXT,                 -- set for layers
@@ -183,10 +183,10 @@ CREATE TABLE places (
     seen INTEGER NOT NULL,
     PRIMARY KEY (digest, place)
 ) WITHOUT ROWID;
-CREATE INDEX places_diff ON places (diff_id) WHERE diff_id IS NOT NULL;
-CREATE INDEX places_seen ON places (seen);
+CREATE INDEX IF NOT EXISTS places_diff ON places (diff_id) WHERE diff_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS places_seen ON places (seen);
 -- Blobs that were gone when they were wanted, by the image that names them and where it is: see local/absences.py.
-CREATE TABLE absences (
+CREATE TABLE IF NOT EXISTS absences (
     place TEXT NOT NULL,
     image TEXT NOT NULL,
     blob TEXT NOT NULL,
@@ -195,10 +195,10 @@ CREATE TABLE absences (
     PRIMARY KEY (place, image, blob)
 ) WITHOUT ROWID;
 
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Database:
@@ -229,7 +229,7 @@ class Database:
                     where=str(self.path),
                     todo="upgrade Shipway",
                 )
-            if version == 0:
+            if version < SCHEMA_VERSION:  # so far a newer format only had more tables
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
