@@ -157,13 +157,11 @@ def test_a_released_ref_shows_nothing(ref: Either) -> None:
             look("/bin/tool")
 
 
-def everything(
-    ref: Either | None, out: Path, *, root: bool = True
-) -> tuple[list[FileStat], dict[str, bytes], dict[str, Seen]]:
+def everything(ref: Either | None, out: Path) -> tuple[list[FileStat], dict[str, bytes], dict[str, Seen]]:
     """Return all there is to see of a ref: what a walk shows, every file's content, and what is extracted."""
     assert ref is not None
     out.mkdir()
-    shown = list(ref.walk())[0 if root else 1 :]
+    shown = list(ref.walk())
     contents = {}
     for one in shown:
         if one.kind == "reg":
@@ -200,6 +198,5 @@ def test_whatever_a_remote_ref_is_made_of_it_shows_what_the_local_one_does(trees
         ]
         for number, (local, remote) in enumerate(pairs):
             assert isinstance(remote, RemoteImmutableRef)
-            root = number < len(pairs) - 1  # of which a difference may say nothing
-            mine = everything(local, Path(name) / f"local-{number}", root=root)
-            assert everything(remote, Path(name) / f"remote-{number}", root=root) == mine
+            mine = everything(local, Path(name) / f"local-{number}")
+            assert everything(remote, Path(name) / f"remote-{number}") == mine

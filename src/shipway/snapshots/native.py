@@ -100,9 +100,7 @@ class NativeDriver:
     def _fill_stage(self, stage: Path, chain: Chain) -> None:
         (stage / _CHAIN).write_text("".join(f"{key}\n" for key in chain[:-1]))
         if len(chain) == 1:
-            with TreeWriter(stage / FILES) as writer:
-                writer.add(Entry(path="", kind="dir", mode=0o755, uid=os.geteuid(), gid=os.getegid()))
-                writer.finish()
+            _begin(stage)
             return
         _copy(self._files(chain[:-1]), stage / FILES)
         _note_origin(stage)
@@ -236,6 +234,8 @@ class NativeDriver:
         with self._layout.staged(chain[-1]) as stage:
             if done:
                 _copy(self._files(chain[:done]), stage / FILES, link=link)
+            else:
+                _begin(stage)
             for key in chain[done:]:
                 own = (*self._made_over(key), key)
                 with self.tree(own) as source, TreeWriter(stage / FILES, keep_times=True) as writer:
@@ -262,6 +262,13 @@ class NativeDriver:
 
 def _bind(path: Path, *, readonly: bool) -> Mount:
     return Mount("bind", str(path), options=("bind", "ro" if readonly else "rw"))
+
+
+def _begin(stage: Path) -> None:
+    """Make an empty tree, whose root is what a layer that says nothing of it means."""
+    with TreeWriter(stage / FILES) as writer:
+        writer.add(Entry(path="", kind="dir", mode=0o755, uid=os.geteuid(), gid=os.getegid()))
+        writer.finish()
 
 
 def _copy(source: Path, target: Path, *, link: bool = False) -> None:
