@@ -27,7 +27,7 @@ def login(
         username: The user.
         password_stdin: Read the password from standard input; otherwise it is asked for on the terminal.
     """
-    from shipway.remotes import log_in  # noqa: PLC0415  only this command needs the HTTP client
+    from shipway.remotes.registry import log_in  # noqa: PLC0415  only this command needs the HTTP client
 
     place = _place(registry)
     registries = session.in_force().config.registry
@@ -42,7 +42,7 @@ def logout(registry: str, /, *, session: InSession) -> None:
     Args:
         registry: The host, or a reference at it.
     """
-    from shipway.remotes import log_out  # noqa: PLC0415  only this command needs the HTTP client
+    from shipway.remotes.registry import log_out  # noqa: PLC0415  only this command needs the HTTP client
 
     place = _place(registry)
     kept_in = log_out(place)

@@ -10,7 +10,7 @@ what their descriptor says. Thread-safe; one instance is shared by parallel tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -18,6 +18,10 @@ from typing import BinaryIO, Protocol
 from shipway.errors import Unavailable
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
+from shipway.settings import RegistrySettings
+
+Registries = Mapping[str, RegistrySettings]
+"""How to speak to registries, by `host[:port]`."""
 
 
 class RangesRefused(Unavailable):
