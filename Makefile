@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 STAMP  := $(VENV)/.installed
 FUZZ   := $(VENV)/.installed-fuzz
 
@@ -11,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/shipway demo
 
 test: $(STAMP) packages
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What takes minutes: hundreds of crashes, faults injected, readers fuzzed.
 test-long: $(FUZZ) packages
@@ -21,7 +22,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(PYTEST) -m "not slow" -q
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix-only -q .

@@ -7,6 +7,8 @@ their contents, is hashed while it is unpacked; and a checksum of each kept, to 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from zlib import crc32
@@ -22,6 +24,7 @@ from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 _SECOND = 1_000_000_000
 _FIRST, _LAST = FIRST_SECOND * _SECOND, LAST_SECOND * _SECOND + _SECOND - 1
 _ZEROS = bytes(1 << 20)
+_REPLACED = re.compile("\ufffd+")
 _encode = msgspec.msgpack.Encoder().encode
 Noted = tuple[Entry | None, Buffer | int]
 """An entry with its content, or its first part; or, without an entry, a further part."""
@@ -34,9 +37,10 @@ class Witness:
     the buffers that it is in are filled again.
     """
 
-    def __init__(self, sink: Adding) -> None:
-        """Pass everything on to `sink`."""
+    def __init__(self, sink: Adding, *, times: bool = True) -> None:
+        """Pass everything on to `sink`; without `times` the table cannot say these exactly, and they do not count."""
         self._sink = sink
+        self._times = times
         self._noted: list[Noted] = []
         self._said = hashlib.sha256()
         self._marks = array("I")
@@ -84,7 +88,7 @@ class Witness:
     def _close(self) -> None:
         entry = self._entry
         if entry is not None:
-            said = _said(entry, f"sha256:{self._hash.hexdigest()}" if entry.size else "")
+            said = self._statement(entry, f"sha256:{self._hash.hexdigest()}" if entry.size else "")
             self._said.update(said)
             self._marks.append(crc32(said))
             self._entry = None
@@ -94,13 +98,32 @@ class Witness:
         self._close()
         whole = hashlib.sha256()
         for index, entry in enumerate(table):
-            said = _said(entry, entry.digest)
+            said = self._statement(entry, entry.digest)
             whole.update(said)
             if index >= len(self._marks) or self._marks[index] != crc32(said):
                 what = f"its table of contents says of {entry.path[:200]!r} what its archive does not"
                 raise Corrupt(what, where=where)
         if whole.digest() != self._said.digest():
             raise Corrupt("its archive says more than its table of contents, or other things", where=where)
+
+    def _statement(self, entry: Entry, digest: str) -> bytes:
+        """Return all that an entry says, as bytes that no other entry has."""
+        said: tuple[object, ...] = (
+            entry.path,
+            entry.kind,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.size,
+            divmod(_sayable(entry.mtime_ns), _SECOND) if self._times else 0,
+            entry.link,
+            entry.dev,
+            sorted((os.fsencode(name), value) for name, value in entry.xattrs.items()) if entry.xattrs else None,
+            digest,
+        )
+        if entry.path.isascii() and entry.link.isascii():
+            return _encode(said)
+        return _encode((_readable(entry.path), *said[1:7], _readable(entry.link), *said[8:]))
 
 
 class Window:
@@ -117,25 +140,9 @@ class Window:
             self.data += piece[max(self._start - position, 0) : self._end - position]
 
 
-def _said(entry: Entry, digest: str) -> bytes:
-    """Return all that an entry says, as bytes that no other entry has."""
-    said: tuple[object, ...] = (
-        entry.path,
-        entry.kind,
-        entry.mode,
-        entry.uid,
-        entry.gid,
-        entry.size,
-        _sayable(entry.mtime_ns),
-        entry.link,
-        entry.dev,
-        sorted(entry.xattrs.items()) if entry.xattrs else None,
-        digest,
-    )
-    try:
-        return _encode(said)
-    except (UnicodeEncodeError, OverflowError):  # a name that is not UTF-8
-        return repr(said).encode()
+def _readable(name: str) -> str:
+    """Return a name as other writers have it in JSON, who replace what is not UTF-8; one mark for all that adjoins."""
+    return _REPLACED.sub("\ufffd", os.fsencode(name).decode(errors="replace"))
 
 
 def _sayable(ns: int) -> int:

@@ -69,7 +69,8 @@ def unpack(
     window = Window(location) if location is not None else None
     blob = _Blob(pieces, descriptor, keep, window, where)
     source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    unpacking = _Unpacking(source, sink, descriptor, limits, where, compare=location is not None)
+    witness = Witness(sink, times=not location.plain_digest) if location is not None else None
+    unpacking = _Unpacking(source, sink, descriptor, limits, where, witness)
     with unpacking.inflating as inflating:
         try:
             buffers = inflating.buffers()
@@ -121,7 +122,7 @@ def unpack_archive(
     where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
     into = sink if clones is None else _Cloning(sink, clones)
-    unpacking = _Unpacking(source, into, descriptor, limits, where, compare=True)
+    unpacking = _Unpacking(source, into, descriptor, limits, where, Witness(into))
     with unpacking.inflating as inflating:
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
@@ -154,19 +155,18 @@ class _Cloning:
 class _Unpacking:
     """An archive on its way to a sink, within bounds, and compared with a table of contents if there is one."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  each is a thing it needs
         self,
         source: ByteSource,
         sink: Adding,
         descriptor: Descriptor,
         limits: Limits | None,
         where: str,
-        *,
-        compare: bool,
+        witness: Witness | None,
     ) -> None:
         self._where = where
-        self._witness = Witness(sink) if compare else None
-        self._add = self._witness.add if self._witness is not None else sink.add
+        self._witness = witness
+        self._add = sink.add if witness is None else witness.add
         self._limits = limits
         self._size = descriptor.size
         self._bounds = self._make_bounds()
