@@ -11,8 +11,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import cast, get_args
 
-import msgspec
-
 from shipway.errors import Corrupt, UnsafeEntry
 from shipway.layers.chunked import Record, Table
 from shipway.layers.numbers import check_device, check_owner
@@ -49,10 +47,8 @@ def entries_of(table: Table, limit: int, where: str, *, apart: bool = True) -> l
         if may_be_whiteout(path):
             entry = whiteout(path, named)
         else:
-            entry = _entry(record, path, named)
-            if record.size:
-                chunks = _chunks(record, chunk_records, limit, ends, named, apart=apart)
-                entry = msgspec.structs.replace(entry, chunks=chunks)
+            chunks = _chunks(record, chunk_records, limit, ends, named, apart=apart) if record.size else ()
+            entry = _entry(record, path, chunks, named)
         if entry is None:
             continue
         key = f"{entry.kind}\0{entry.path}" if entry.kind in ("whiteout", "opaque") else entry.path
@@ -84,7 +80,7 @@ def _ends(records: Sequence[Record], end: int) -> list[int]:
     return sorted({record.offset for record in records if record.offset} | {end})
 
 
-def _entry(record: Record, path: str, where: str) -> Entry:
+def _entry(record: Record, path: str, chunks: tuple[Chunk, ...], where: str) -> Entry:
     kind = cast(Kind, record.type)
     if not path and kind != "dir":
         raise UnsafeEntry(f"a {kind} in the place of the root", where=where)
@@ -102,8 +98,15 @@ def _entry(record: Record, path: str, where: str) -> Entry:
         link=_link(record, kind, where) if kind in ("symlink", "hardlink") else "",
         dev=check_device(record.dev_major, record.dev_minor, where) if kind in ("char", "block") else (0, 0),
         xattrs=_xattrs(record, where) if record.xattrs or record.xattrs_raw else {},
-        digest=digest_of(record.digest, where) if record.size else "",
+        digest=_content_digest(record, chunks, where) if record.size else "",
+        chunks=chunks,
     )
+
+
+def _content_digest(record: Record, chunks: tuple[Chunk, ...], where: str) -> str:
+    if record.digest and chunks[0].digest == record.digest:  # most files are one chunk, whose digest was looked at
+        return record.digest
+    return digest_of(record.digest, where)
 
 
 def _link(record: Record, kind: Kind, where: str) -> str:
