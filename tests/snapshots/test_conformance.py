@@ -8,6 +8,8 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -560,6 +562,27 @@ def test_chains_can_be_put_together_freely(driver: SnapshotDriver) -> None:
 
 
 # -- the disk
+
+
+def test_usage_of_what_others_finalize_and_remove_meanwhile_is_a_number_or_not_found(driver: SnapshotDriver) -> None:
+    done = threading.Event()
+
+    def look() -> int:
+        looks = 0
+        while not done.is_set():
+            looks += 1
+            with suppress(NotFound):
+                assert driver.usage("k") >= 0
+        return looks
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for _ in range(60):
+            driver.prepare(["k"])
+            driver.commit("k")
+            driver.remove("k")
+        done.set()
+        assert looking.result() > 0
 
 
 def test_usage_is_what_du_says(driver: SnapshotDriver, store: Path, tmp_path: Path) -> None:

@@ -156,12 +156,17 @@ class Layout:
         together of other snapshots, whose names start with `MERGED`.
         """
         path = self.existing(key)
-        total = os.lstat(path).st_blocks
-        with os.scandir(path) as items:
+        try:
+            total = os.lstat(path).st_blocks
+            items = os.scandir(path)
+        except FileNotFoundError as error:
+            raise NotFound("no such snapshot", where=key) from error
+        with items:
             for item in items:
-                total += item.stat(follow_symlinks=False).st_blocks
-                if item.is_dir(follow_symlinks=False):
-                    total += _blocks_below(item.path, linked=linked or item.name.startswith(MERGED))
+                with contextlib.suppress(FileNotFoundError):  # what an active one has more is gone when it is committed
+                    total += item.stat(follow_symlinks=False).st_blocks
+                    if item.is_dir(follow_symlinks=False):
+                        total += _blocks_below(item.path, linked=linked or item.name.startswith(MERGED))
         return total * _BLOCK
 
 
