@@ -141,8 +141,8 @@ def tree_of(pid: int) -> list[int]:
     found, at = [pid], 0
     while at < len(found):
         try:
-            for thread in os.scandir(f"/proc/{found[at]}/task"):
-                with open(f"{thread.path}/children") as file:
+            for thread in os.listdir(f"/proc/{found[at]}/task"):
+                with open(f"/proc/{found[at]}/task/{thread}/children") as file:
                     found += map(int, file.read().split())
         except (FileNotFoundError, ProcessLookupError):
             pass  # it has just ended

@@ -74,15 +74,40 @@ class FaultyProxy:
     host: str
     upstream: str
     faults: list[Fault] = field(default_factory=list)
-    passed: list[Passed] = field(default_factory=list)
     struck: int = 0
     """How many requests met a fault."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _passed: list[Passed] = field(default_factory=list)
+    _underway: int = 0
+    _lock: threading.Condition = field(default_factory=threading.Condition)
 
     def set(self, *faults: Fault) -> None:
         """Replace all faults, and forget what went through."""
         with self._lock:
-            self.faults, self.passed, self.struck = list(faults), [], 0
+            self._settle()
+            self.faults, self._passed, self.struck = list(faults), [], 0
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Count an exchange as being under way."""
+        with self._lock:
+            self._underway += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._underway -= 1
+                self._lock.notify_all()
+
+    def _settle(self) -> None:
+        """Wait for exchanges whose client has all it wants, but that are not noted yet; not for those that stall."""
+        self._lock.wait_for(lambda: not self._underway, timeout=1)
+
+    @property
+    def passed(self) -> list[Passed]:
+        """What went through since the faults were set."""
+        with self._lock:
+            self._settle()
+            return list(self._passed)
 
     def take(self, method: str, path: str) -> Fault | None:
         """Return the fault that a request meets."""
@@ -97,7 +122,7 @@ class FaultyProxy:
     def note(self, passed: Passed) -> None:
         """Remember an exchange."""
         with self._lock:
-            self.passed.append(passed)
+            self._passed.append(passed)
 
     @property
     def requests(self) -> int:
@@ -121,6 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
     proxy: FaultyProxy
 
     def _handle(self) -> None:
+        with self.proxy.handling():
+            self._exchange()
+
+    def _exchange(self) -> None:
         fault = self.proxy.take(self.command, self.path)
         with suppress(OSError, ssl.SSLError):
             if fault is not None and fault.kind == "cut request":
