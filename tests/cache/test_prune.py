@@ -416,3 +416,17 @@ def test_what_was_fetched_is_accounted_for_and_goes_before_any_ref(open_cache: O
             remote.extract(tmp_path / "again")
         assert [one.id for one in cache.prune()] == [mine]
         assert os.listdir(kept) == []
+
+
+def test_a_directory_closed_to_its_owner_hinders_neither_du_nor_prune(open_cache: OpenCache) -> None:
+    """Root looks into it all the same; everyone else counts what can be seen."""
+    cache = open_cache()
+    with cache.new() as work:
+        with work.mounted() as path:
+            (path / "closed").mkdir()
+            (path / "closed/file").write_text("hidden")
+            (path / "closed").chmod(0)
+        work.commit().release()
+    assert len(list(cache.disk_usage())) == 1
+    assert [done.verdict for done in cache.prune()] == [Verdict.REMOVE]
+    assert list(cache.disk_usage()) == []

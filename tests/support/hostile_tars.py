@@ -91,7 +91,7 @@ LINKS: dict[str, Case] = {
     "a file over a symlink": (OK, lambda host: symlink("a", f"{host}/secret") + reg("a")),
     "a file over a dangling symlink": (OK, lambda host: symlink("a", f"{host}/new") + reg("a")),
     "a directory over a symlink": (OK, lambda host: symlink("a", host) + folder("a") + reg("a/new")),
-    "a directory over a symlink keeps its mode": (OK, lambda host: symlink("a", host) + folder("a", mode=0o000)),
+    "a directory over a symlink keeps its mode": (OK, lambda host: symlink("a", host) + folder("a", mode=0o500)),
     "a directory swapped for a symlink": (UnsafeEntry, lambda host: folder("a") + reg("a/f") + symlink("a", host) + reg("a/secret")),
     "a deep directory swapped for a symlink": (UnsafeEntry, lambda host: reg("a/b/c/f") + symlink("a/b", host) + reg("a/b/below/file")),
     "swapped twice": (OK, lambda host: folder("a") + symlink("a", host) + folder("a") + reg("a/f")),

@@ -177,7 +177,7 @@ def _blocks_below(path: str, *, linked: bool) -> int:
     while stack:
         try:
             items = os.scandir(stack.pop())
-        except FileNotFoundError:  # an active one, being written to
+        except (FileNotFoundError, PermissionError):  # an active one, being written to; a directory closed even to us
             continue
         with items:
             for item in items:
