@@ -10,7 +10,13 @@ from support.hostile import hardlink, image, plain, reg
 from support.hostile_tars import ARCHIVES, Case, layers_of
 from support.hostile_ways import Registry, World
 
-CASES = [pytest.param(case, id=f"{group}: {name}") for group, cases in ARCHIVES.items() for name, case in cases.items()]
+PRIVILEGED = ("device", "capability")
+"""What is in the names of cases that need root: without it devices are left out, and no capability is tried."""
+CASES = [
+    pytest.param(case, id=f"{group}: {name}", marks=[pytest.mark.root] if any(map(name.count, PRIVILEGED)) else [])
+    for group, cases in ARCHIVES.items()
+    for name, case in cases.items()
+]
 
 
 @pytest.mark.parametrize("case", CASES)
