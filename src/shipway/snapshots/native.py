@@ -28,7 +28,7 @@ from shipway.snapshots.mountpoints import Mountpoints
 from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
-from shipway.trees.entry import Entry, TreeSink
+from shipway.trees.entry import Entry, TreeSink, implied
 from shipway.trees.system import typed_errors
 from shipway.trees.writer import TreeWriter
 
@@ -267,7 +267,7 @@ def _bind(path: Path, *, readonly: bool) -> Mount:
 def _begin(stage: Path) -> None:
     """Make an empty tree, whose root is what a layer that says nothing of it means."""
     with TreeWriter(stage / FILES) as writer:
-        writer.add(Entry(path="", kind="dir", mode=0o755, uid=os.geteuid(), gid=os.getegid()))
+        writer.add(implied(""))
         writer.finish()
 
 

@@ -87,6 +87,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "reg"
 
 
+def implied(path: str) -> Entry:
+    """Return the directory that is made where no layer lists one: of whoever makes it, 0755, time 0."""
+    return Entry(path=path, kind="dir", mode=0o755, uid=os.geteuid(), gid=os.getegid())
+
+
 class OpenFile:
     """Content that is a file of this machine: an open descriptor at offset 0, which its owner closes.
 

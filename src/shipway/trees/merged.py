@@ -9,7 +9,7 @@ Layers are applied base first and entry by entry, as unpacking them one over the
   else replaces what was there, with all that was below it;
 - a hard link becomes a full entry of the file it names at that moment, in its own
   layer or a lower one, and both get the same `inode`;
-- a directory that no layer lists is made: root's, 0755, time 0.
+- a directory that no layer lists is made (`implied`).
 
 The cost is one pass over the entries, whatever the layers remove.
 """
@@ -21,9 +21,8 @@ from collections.abc import Container, Iterable, Sequence
 from msgspec.structs import replace
 
 from shipway.errors import UnsafeEntry
-from shipway.trees.entry import Entry, join, name_key, parent_of
+from shipway.trees.entry import Entry, implied, join, name_key, parent_of
 
-IMPLIED_MODE = 0o755
 _ORDINARY = frozenset(("reg", "dir", "symlink", "fifo"))
 
 
@@ -36,7 +35,7 @@ class MergedTree:
 
     def __init__(self, layers: Sequence[Iterable[Entry]], where: str = "image") -> None:
         self._where = where
-        self._entries: dict[str, Entry] = {"": _implied("")}
+        self._entries: dict[str, Entry] = {"": implied("")}
         self._layers: dict[str, int] = {"": -1}
         self._children: dict[str, dict[str, None]] = {"": {}}
         self._sorted: dict[str, list[str]] = {}
@@ -146,7 +145,7 @@ class MergedTree:
                 )
             parent, _, name = missing.rpartition("/")
             self._children[parent][name] = None
-            self._entries[missing] = _implied(missing)
+            self._entries[missing] = implied(missing)
             self._layers[missing] = -1
             self._children[missing] = {}
         return self._children[path]
@@ -183,7 +182,3 @@ def _add_with_parents(own: set[str], path: str) -> None:
     while path not in own:
         own.add(path)
         path = parent_of(path)
-
-
-def _implied(path: str) -> Entry:
-    return Entry(path=path, kind="dir", mode=IMPLIED_MODE)

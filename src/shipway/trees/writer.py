@@ -14,20 +14,17 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from shipway.errors import Invalid, Unavailable, UnsafeEntry
 from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
 from shipway.trees.dirfds import DirectoryFds, Root
-from shipway.trees.entry import MAX_PATH, Content, Entry, OpenFile, parent_of
+from shipway.trees.entry import MAX_PATH, Content, Entry, OpenFile, implied, parent_of
 from shipway.trees.removal import empty_directory, remove_tree
 from shipway.trees.special import make_special
 from shipway.trees.system import read_umask, typed, typed_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_IMPLICIT = Entry(path="", kind="dir", mode=0o755)
 _DEFAULT_ACL = "system.posix_acl_default"
 
 
@@ -310,7 +307,7 @@ class TreeWriter:
 
     def _implied(self, path: str) -> Entry:
         """Return what the directory `path` gets, which no entry was given for and which is not there."""
-        return msgspec.structs.replace(_IMPLICIT, path=path)
+        return implied(path)
 
     def _inherit(self, path: str) -> None:
         """Note that a new directory got its parent's default ACL and setgid bit, for now."""
