@@ -59,7 +59,7 @@ def listed(descriptor: Descriptor, blob: bytes) -> tuple[list[Entry], dict[str, 
         requests += 1
         return blob[offset : offset + length]
 
-    entries = contents.parse(contents.fetch(read, "blob"), "blob")
+    entries = list(contents.parse(contents.fetch(read, "blob"), "blob"))
     found = {
         entry.path: b"".join(
             read_chunk(contents, blob[one.offset : one.offset + one.length], one) for one in entry.chunks

@@ -66,7 +66,7 @@ def inflated(data: bytes) -> bytes:
 
 def parsed(layer: Layer) -> list[Entry]:
     location, data = located(layer)
-    return parse_toc(data, location, "the blob")
+    return list(parse_toc(data, location, "the blob"))
 
 
 def test_the_table_has_exactly_the_entries_of_the_archive(layer: Layer) -> None:
@@ -163,7 +163,7 @@ LIMIT = 1000
 def parse(*records: Json, **more: Any) -> list[Entry]:
     text = json.dumps({"version": 1, "entries": list(records), **more}).encode()
     data = zstandard.compress(text)
-    return parse_toc(data, TocLocation(LIMIT, len(data), len(text), oci.sha256(data)), "the blob")
+    return list(parse_toc(data, TocLocation(LIMIT, len(data), len(text), oci.sha256(data)), "the blob"))
 
 
 def test_the_first_generation_is_read() -> None:
@@ -367,4 +367,4 @@ def test_damaged_tables_raise_only_typed_errors(data: st.DataObject) -> None:
     packed_table = zstandard.compress(bytes(text))
     location = TocLocation(LIMIT, len(packed_table), len(text), oci.sha256(packed_table))
     with suppress(ShipwayError):
-        parse_toc(packed_table, location)
+        list(parse_toc(packed_table, location))

@@ -9,7 +9,7 @@ memory or time, ends the run with a failure and the input that did it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +28,7 @@ with atheris.instrument_imports(include=["shipway"]):
     from shipway.oci import LAYER_TAR, Descriptor, Document, Index, Manifest
     from shipway.transfer.images import check_diff_ids, parse_config, parse_manifest
     from shipway.trees.entry import Entry
+    from shipway.trees.listing import Listing
     from shipway.trees.merged import MergedTree
 
 from support.hostile import BLOCK, END, gz, head, image, padded, plain, sealed, zstd
@@ -66,7 +67,7 @@ def read_table(data: bytes) -> None:
     _check_table(Stargz(BLOB, oci.sha256(data)).parse(member, "fuzz"))
 
 
-def _check_table(entries: Sequence[Entry]) -> None:
+def _check_table(entries: Listing) -> None:
     for entry in entries:
         _check(entry)
         assert sum(chunk.size for chunk in entry.chunks) == entry.size

@@ -301,7 +301,7 @@ def test_without_privileges_devices_are_left_out_and_read_only_directories_land(
     out = tmp_path / "out"
     (out / "closed").mkdir(parents=True)
     if root:
-        for path in (tmp_path, *tmp_path.parents[:2]):
+        for path in (tmp_path, *tmp_path.parents[:3]):
             path.chmod(path.stat().st_mode | 0o055)
         os.chown(out, 65534, 65534)
         os.chown(out / "closed", 65534, 65534)

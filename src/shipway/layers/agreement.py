@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 import msgspec
@@ -93,7 +93,7 @@ class Witness:
             self._marks.append(crc32(said))
             self._entry = None
 
-    def check(self, table: Sequence[Entry], where: str) -> None:
+    def check(self, table: Iterable[Entry], where: str) -> None:
         """Raise `Corrupt`, naming the first entry that is not in both alike, unless `table` is what was noted."""
         self._close()
         whole = hashlib.sha256()

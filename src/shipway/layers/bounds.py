@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from shipway.errors import TooLarge
 from shipway.layers.compression import ByteSource
 from shipway.limits import Limits
 from shipway.trees.entry import Entry
+from shipway.trees.listing import Listing
 
 FREE = 1 << 30
 """Bytes that a layer may inflate to whatever its own size."""
@@ -26,18 +25,20 @@ class Bounds:
 
     def count(self, entry: Entry) -> None:
         """Take one entry more, with what it says its size is."""
-        self._entries += 1
-        self._size += entry.size
+        self._count(1, entry.size)
+
+    def count_table(self, entries: Listing) -> None:
+        """Take all entries of a table of contents, and what their chunks are said to inflate to."""
+        self._count(len(entries), entries.size)
+        self.count_data(entries.data)
+
+    def _count(self, entries: int, size: int) -> None:
+        self._entries += entries
+        self._size += size
         if self._size > self._limits.size:
             raise self._too_large(f"its files claim more than the {self._limits.size} bytes allowed", "size")
         if self._entries > self._limits.entries:
             raise self._too_large(f"has more than the {self._limits.entries} entries allowed", "entries")
-
-    def count_table(self, entries: Iterable[Entry]) -> None:
-        """Take all entries of a table of contents, and what their chunks are said to inflate to."""
-        for entry in entries:
-            self.count(entry)
-            self.count_data(sum(chunk.size for chunk in entry.chunks if not chunk.zeros))
 
     def count_data(self, size: int) -> None:
         """Take `size` bytes more that are not zeros."""

@@ -17,7 +17,8 @@ from typing import Protocol
 
 from shipway import oci
 from shipway.errors import Corrupt, Truncated
-from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.entry import Buffer, Chunk
+from shipway.trees.listing import Listing
 
 Fetch = Callable[[int, int], bytes]
 """Returns as many bytes of a blob, from an offset on, as it is asked for."""
@@ -42,11 +43,11 @@ class Contents(Protocol):
     def fetch(self, read: Fetch, where: str) -> bytes:
         """Return the table as it is stored, read from the blob; not checked yet."""
 
-    def parse(self, table: bytes, where: str) -> list[Entry]:
+    def parse(self, table: bytes, where: str) -> Listing:
         """Return the layer's entries, with their chunks, of a table that may be anything.
 
         Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that was promised, `Corrupt` or
-        `UnsafeEntry` if what it says cannot be.
+        `UnsafeEntry` if what it says cannot be; of a single entry maybe not before that is looked at.
         """
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:

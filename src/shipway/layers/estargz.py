@@ -20,9 +20,10 @@ from shipway.layers.chunked import ESTARGZ, MAX_TABLE, Table
 from shipway.layers.contents import MAX_FRAME, Fetch
 from shipway.layers.headers import BLOCK
 from shipway.layers.numbers import number
-from shipway.layers.records import digest_of, entries_of
+from shipway.layers.records import TableListing, digest_of
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.entry import Buffer, Chunk
+from shipway.trees.listing import Listing
 
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 FOOTER = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0%016xSTARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0"
@@ -64,13 +65,13 @@ class Stargz:
             return tail[offset - start :]
         return read(offset, start - offset) + tail
 
-    def parse(self, table: bytes, where: str) -> list[Entry]:
+    def parse(self, table: bytes, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
         plain = inflated(table, MAX_TABLE, where)
         size = number(plain[124:136], where) if len(plain) > BLOCK else 0
         text = memoryview(plain)[BLOCK : BLOCK + size]
         oci.check_match(oci.sha256(text), self.digest, where)
-        return entries_of(oci.decode(bytes(text), Table, where), self.size - len(table), where, apart=False)
+        return TableListing(oci.decode(bytes(text), Table, where), self.size - len(table), where, apart=False)
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what a gzip member, or several, hold: other chunks or headers too."""

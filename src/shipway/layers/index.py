@@ -29,6 +29,7 @@ from shipway.layers.tar import MAX_NAME
 from shipway.layers.toc import first_bytes
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry, Kind, clean_archive_path
+from shipway.trees.listing import Listed, Listing
 
 MEDIA_TYPE = "application/vnd.shipway.layer.index.v1"
 _VERSION = 1
@@ -194,7 +195,7 @@ class Index:
         """Return the index."""
         return self.data
 
-    def parse(self, table: bytes, where: str) -> list[Entry]:
+    def parse(self, table: bytes, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
         oci.check_match(oci.sha256(table), self.digest, where)
         try:
@@ -207,7 +208,7 @@ class Index:
             raise Corrupt(f"not an index: {error}", where=where) from error
         self._frames = {frame.point.offset: frame for frame in frames}
         starts = [frame.point.plain for frame in frames]
-        return [_entry(row, frames, starts, where) for row in document.rows]
+        return Listed([_entry(row, frames, starts, where) for row in document.rows])
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what a span holds, checked against its digest."""

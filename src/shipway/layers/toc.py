@@ -13,9 +13,10 @@ from shipway.errors import Corrupt
 from shipway.layers import chunked
 from shipway.layers.chunked import Table
 from shipway.layers.contents import Fetch, read_chunk
-from shipway.layers.records import digest_of, entries_of
+from shipway.layers.records import TableListing, digest_of
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.entry import Buffer, Chunk
+from shipway.trees.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class TocLocation:
         """Return the table as it is in the blob."""
         return read(self.offset, self.length)
 
-    def parse(self, table: bytes, where: str) -> list[Entry]:
+    def parse(self, table: bytes, where: str) -> Listing:
         """Return its entries; see `parse_toc`."""
         return parse_toc(table, self, where)
 
@@ -71,17 +72,17 @@ def toc_location(descriptor: Descriptor) -> TocLocation | None:
     return TocLocation(offset, length, uncompressed, digest, plain_digest and digest_of(plain_digest, where))
 
 
-def parse_toc(data: bytes, location: TocLocation, where: str = "") -> list[Entry]:
+def parse_toc(data: bytes, location: TocLocation, where: str = "") -> Listing:
     """Return the entries, with their chunks, of the table of contents that `data` is, compressed.
 
     Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that
-    was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be.
+    was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be, as `TableListing` does.
     """
     oci.verify(data, location.digest, location.length, where)
     plain = first_bytes(data, location.uncompressed, where, whole=True)
     if location.plain_digest:
         oci.check_match(oci.sha256(plain), location.plain_digest, where)
-    return entries_of(oci.decode(plain, Table, where), location.offset, where)
+    return TableListing(oci.decode(plain, Table, where), location.offset, where)
 
 
 def decode_chunk(data: Buffer, chunk: Chunk, where: str = "") -> bytes:

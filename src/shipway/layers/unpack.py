@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
@@ -25,6 +25,7 @@ from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.trees.copying import Adding
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
+from shipway.trees.listing import listing
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -110,7 +111,7 @@ def unpack_archive(
     diff_id: str,
     sink: TreeSink,
     *,
-    table: Sequence[Entry],
+    table: Iterable[Entry],
     clones: Clones | None = None,
     limits: Limits | None = None,
 ) -> Unpacked:
@@ -190,12 +191,12 @@ class _Unpacking:
             pass
         return entries
 
-    def check(self, table: Sequence[Entry]) -> None:
+    def check(self, table: Iterable[Entry]) -> None:
         """Raise `Corrupt` unless the table says what the archive, all read, said."""
         assert self._witness is not None
         bounds = self._make_bounds()
         if bounds is not None:
-            bounds.count_table(table)
+            bounds.count_table(listing(table))
         self._witness.check(table, self._where)
 
 

@@ -86,7 +86,7 @@ def _listed(store: Store, blob: Descriptor) -> Sequence[Entry]:
             return ()
         with store.blobs.open(blob.digest) as file:
             table = contents.fetch(lambda offset, length: os.pread(file.fileno(), length, offset), blob.digest)
-            return contents.parse(table, blob.digest)
+            return list(contents.parse(table, blob.digest))
     except (ShipwayError, OSError):  # `verify` says so; here it is just of no use
         return ()
 

@@ -139,8 +139,9 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
     if not has_contents(store) and not store.kept.get(location.digest):
         return None
     where = f"{remote.name}@{descriptor.digest}"
-    entries, table, fetched = read_table(remote, descriptor, location, store.kept)
-    Bounds(store.limits, descriptor.size, where).count_table(entries)
+    listing, table, fetched = read_table(remote, descriptor, location, store.kept)
+    Bounds(store.limits, descriptor.size, where).count_table(listing)
+    entries = list(listing)
     found = stack.enter_context(supply(store, entries))
     assembly = Assembly(store, remote, descriptor, entries, found)
     assembly.tables = fetched

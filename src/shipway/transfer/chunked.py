@@ -27,6 +27,7 @@ from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
 from shipway.transfer.ranges import Range, plan
 from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.listing import Listing
 
 _ZEROS = bytes(1 << 20)
 
@@ -61,14 +62,14 @@ class ChunkedLayer:
         self._descriptor = descriptor
         self._contents = contents
         self._where = f"{remote.name}@{descriptor.digest}"
-        self._entries: Sequence[Entry] | None = None
+        self._entries: Listing | None = None
 
     @property
     def table(self) -> str:
         """The digest of its table of contents, which settles its entries and their contents."""
         return self._contents.digest
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Listing:
         """Return the layer's entries; its table of contents is fetched on the first call, and checked.
 
         Raises what the remote raises, and `Corrupt` and its kinds.
@@ -190,7 +191,7 @@ class ChunkedLayer:
 class ReadTable(NamedTuple):
     """A table of contents as it was read: its entries, itself as it is stored, how many bytes were fetched for it."""
 
-    entries: list[Entry]
+    entries: Listing
     data: bytes
     fetched: int
 

@@ -141,7 +141,7 @@ class RemoteTree:
                 with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
                     entries = list(pool.map(_list_layer, self._layers))
                 if self._settle():
-                    entries = [layer.entries() for layer in self._layers]
+                    entries = [_list_layer(layer) for layer in self._layers]
                 self._view = _View(list(self._layers), entries, {}, self._staging, self._kept)
             return self._view
 
@@ -168,7 +168,7 @@ class RemoteTree:
             return self._whole()
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
             list(pool.map(_list_layer, (layer for layer in layers if isinstance(layer, ChunkedLayer))))
-        found: list[Sequence[Entry]] = [()] * len(layers)
+        found: list[Iterable[Entry]] = [()] * len(layers)
         captures: dict[int, Capture] = {}
         for number in reversed(range(len(layers))):
             layer = layers[number]
@@ -191,7 +191,7 @@ class _View:
     def __init__(
         self,
         layers: Sequence[Layer],
-        entries: Sequence[Sequence[Entry]],
+        entries: Sequence[Iterable[Entry]],
         captures: dict[int, Capture],
         staging: Path | None,
         kept: Kept | None,
@@ -278,7 +278,7 @@ def _open_layer(
     return ChunkedLayer(remote, descriptor, contents, kept, limits)
 
 
-def _list_layer(layer: Layer) -> Sequence[Entry]:
+def _list_layer(layer: Layer) -> Iterable[Entry]:
     return layer.entries()
 
 

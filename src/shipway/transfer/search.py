@@ -10,7 +10,7 @@ means that all must be read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shipway.trees.entry import Entry, join, parent_of
 from shipway.trees.patterns import fixed_prefix, has_magic
@@ -85,13 +85,13 @@ class Search:
         """Whether enough has been seen."""
         return self._is_simple and not self._missing
 
-    def look_at_layer(self, entries: Sequence[Entry]) -> bool:
+    def look_at_layer(self, entries: Iterable[Entry]) -> bool:
         """Take notice of a whole layer; return whether enough has been seen."""
         enough = any(self.look(entry) for entry in entries)
         self.leave_layer(entries)
         return enough
 
-    def leave_layer(self, entries: Sequence[Entry]) -> None:
+    def leave_layer(self, entries: Iterable[Entry]) -> None:
         """Go down to the next layer, having looked at all entries of this one."""
         self._seen.update(entry.path for entry in entries)
 

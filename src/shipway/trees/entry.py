@@ -30,7 +30,7 @@ MAX_PATH = 4096
 """Longest path in a layer: what Linux takes at once (PATH_MAX). What is deeper could be mounted, not reached."""
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
+class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A piece of a file's content inside a layer blob.
 
     `offset` and `length` are where its compressed bytes are in the blob;
@@ -48,7 +48,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """How many bytes of what is compressed there come before the content: other files', or headers."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One object of a tree, or one change of a layer.
 
     In a *layer* a further name of a file is a `hardlink` entry whose `link` is

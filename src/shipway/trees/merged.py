@@ -11,7 +11,7 @@ Layers are applied base first and entry by entry, as unpacking them one over the
   layer or a lower one, and both get the same `inode`;
 - a directory that no layer lists is made (`implied`).
 
-The cost is one pass over the entries, whatever the layers remove.
+The cost is one pass over the paths, whatever the layers remove; an entry is worked out when it is looked at.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from shipway.errors import UnsafeEntry
 from shipway.trees.entry import Entry, implied, join, name_key, parent_of
+from shipway.trees.listing import Listing, listing
 
 _ORDINARY = frozenset(("reg", "dir", "symlink", "fifo"))
 
@@ -35,17 +36,25 @@ class MergedTree:
 
     def __init__(self, layers: Sequence[Iterable[Entry]], where: str = "image") -> None:
         self._where = where
-        self._entries: dict[str, Entry] = {"": implied("")}
+        self._entries: dict[str, Entry | int] = {"": implied("")}
+        """What is at each path; a number is its place in its layer, where nobody looked at it yet."""
         self._layers: dict[str, int] = {"": -1}
         self._children: dict[str, dict[str, None]] = {"": {}}
         self._sorted: dict[str, list[str]] = {}
         self._origins: dict[int, tuple[int, str]] = {}
-        for number, layer in enumerate(layers):
+        self._listings = [listing(layer) for layer in layers]
+        for number, layer in enumerate(self._listings):
             self._apply(number, layer)
 
     def get(self, path: str) -> Entry | None:
         """Return what is at `path`, or None."""
-        return self._entries.get(path)
+        entry = self._entries.get(path)
+        if isinstance(entry, int):
+            entry = self._listings[self._layers[path]].entry(entry)
+            if entry.inode:  # numbers of a layer mean nothing here
+                entry = replace(entry, inode=0)
+            self._entries[path] = entry
+        return entry
 
     def names(self, path: str) -> Sequence[str]:
         """Return the names in the directory `path` in byte order; none if it is not a directory."""
@@ -66,21 +75,20 @@ class MergedTree:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _apply(self, number: int, layer: Iterable[Entry]) -> None:
+    def _apply(self, number: int, layer: Listing) -> None:
         entries, layers, children = self._entries, self._layers, self._children
         own: set[str] = {""}
         """Paths at or below which this layer has something."""
-        for entry in layer:
-            path, kind, holder = entry.path, entry.kind, number
+        for index, (path, kind) in enumerate(zip(layer.paths, layer.kinds, strict=True)):
             if not path and kind != "opaque":
-                self._take_root(number, entry)
+                self._take_root(number, layer.entry(index))
                 continue
+            entry: Entry | int = index
+            holder = number
             if kind == "hardlink":
-                entry, holder = self._linked(number, entry)  # noqa: PLW2901  from here on it is that file
-            elif kind not in _ORDINARY and self._remove_lower(entry, own):
+                entry, holder = self._linked(number, layer.entry(index))
+            elif kind not in _ORDINARY and self._remove_lower(layer.entry(index), own):
                 continue
-            elif entry.inode:
-                entry = replace(entry, inode=0)  # noqa: PLW2901  numbers of a layer mean nothing here
             parent, _, name = path.rpartition("/")
             siblings = children.get(parent)
             if siblings is None:
@@ -120,7 +128,7 @@ class MergedTree:
 
     def _linked(self, number: int, link: Entry) -> tuple[Entry, int]:
         """Return a hard link as the file it names, and the layer that holds its content."""
-        target = self._entries.get(link.link)
+        target = self.get(link.link)
         below = link.link.startswith(link.path + "/")
         if target is None or target.is_dir or below or link.link == link.path:
             what = "nothing" if target is None else "a directory" if target.is_dir else "what it replaces"
