@@ -28,11 +28,10 @@ from shipway.server.store_backend import StoreBackend
 
 SMALL = 10_000
 """Bytes of the file that is extracted, and of the one that is changed."""
-PLACES = {10: 3, 20: None}
-"""In how many places of a large file a hundredth of it is changed, and the most that may move then, in percent.
-
-Chunks are half a megabyte on average, so the limit is for a file of a gigabyte.
-"""
+PLACES = (10, 20, 50, 100)
+"""In how many places of a large file a hundredth of it is changed."""
+MOST = 3
+"""The most of it that may move then, in percent: for a file of a gigabyte, since each place costs a few chunks."""
 LARGE = 1_000_000_000
 
 
@@ -148,13 +147,13 @@ def one_file(two: Workers, size: int) -> Iterator[Result]:
             file.write(noise.randbytes(1 << 20))
     with two.one.import_tree(tree) as base, two.remote(base) as remote, remote.pull():
         pass
-    for places, percent in PLACES.items():
+    for places in PLACES:
         with (tree / "file").open("r+b") as file:
             for number in range(places):
                 file.seek(size // places * number + noise.randrange(size // places // 2))
                 file.write(noise.randbytes(size // 100 // places))
         with two.one.import_tree(tree) as changed, two.remote(changed) as remote, remote.pull():
-            limit = remote.size() * percent // 100 if percent and size >= LARGE else None
+            limit = remote.size() * MOST // 100 if size >= LARGE else None
             name = f"pull after 1 % of one file changed, in {places} places"
             yield _result(name, remote.traffic, None, limit, f"of {remote.size()} bytes")
 

@@ -2,8 +2,10 @@
 
 Chunks are cut by FastCDC with the parameters of the Bazel remote execution
 API (FastCdc2020Params), so that equal content is cut equally in other files,
-layers and programs. Aligned blocks of zeros are holes wherever they are: the
-result depends on the content alone, not on how a file system stores it.
+layers and programs. What does not compress is cut finer within these: it costs
+nothing there, and less has to move when something changes; elsewhere it would make
+blobs much larger. Aligned blocks of zeros are holes wherever they are: the result
+depends on the content alone, not on how a file system stores it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import zstandard
 from pyfastcdc import FastCDC
 
 from shipway.errors import SizeMismatch, Truncated
@@ -22,6 +25,9 @@ WHOLE = 2 << 20
 """Files smaller than this are one chunk; no chunk is larger."""
 _MIN = 128 << 10
 _AVERAGE = 512 << 10
+_FINE_MIN, _FINE_AVERAGE, _FINE_MAX = 16 << 10, 64 << 10, 256 << 10
+_SAMPLE = 16 << 10
+"""Bytes from the middle of a chunk that tell whether it compresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Splitter:
         self._size = size
         self._where = where
         self._cdc = FastCDC(_AVERAGE, min_size=_MIN, max_size=WHOLE, normalized_chunking=2, seed=0)
+        self._fine = FastCDC(_FINE_AVERAGE, min_size=_FINE_MIN, max_size=_FINE_MAX, normalized_chunking=2, seed=0)
+        self._trial = zstandard.ZstdCompressor(level=1)
         self._offset = 0
         self._carry = b""
         """The beginning of a chunk whose end is not known yet; it ends at `_offset`."""
@@ -126,8 +134,16 @@ class Splitter:
             at = start + chunk.offset
             if open_ended and at + chunk.length == stop and chunk.length < WHOLE:
                 return at
-            parts.append(Part(at, chunk.length))
+            parts += self._finer(buffer, at, chunk.length)
         return stop
+
+    def _finer(self, buffer: memoryview, start: int, size: int) -> list[Part]:
+        """Return a chunk as it is, or cut finer if it does not compress."""
+        middle = start + max(size - _SAMPLE, 0) // 2
+        sample = buffer[middle : min(middle + _SAMPLE, start + size)]
+        if len(self._trial.compress(sample)) < len(sample) * 9 // 10:
+            return [Part(start, size)]
+        return [Part(start + one.offset, one.length) for one in self._fine.cut_buf(buffer[start : start + size])]
 
     def _end_hole(self, parts: list[Part]) -> None:
         if self._hole:
