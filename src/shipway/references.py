@@ -18,6 +18,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -268,6 +269,7 @@ def _shortened(text: str, most: int = 200) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
+@lru_cache(256)  # a server asks for every request
 def is_loopback(host: str) -> bool:
     """Whether `host[:port]` names this machine's loopback interface."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host

@@ -19,6 +19,7 @@ from shipway.server.backend import Backend
 from shipway.server.blobs import Blobs
 from shipway.server.gate import Gate
 from shipway.server.manifests import Manifests
+from shipway.server.opened import Opened
 from shipway.server.uploads import Uploads
 from shipway.server.work import Work
 
@@ -34,8 +35,8 @@ _READ_BUFFER = 1 << 20
 def make_app(backend: Backend) -> web.Application:
     """Return the application that serves `backend`. It holds threads from its start to its clean-up."""
     work = Work()
-    uploads = Uploads(backend, work)
-    blobs, manifests = Blobs(backend, uploads, work), Manifests(backend, work)
+    opened, uploads = Opened(backend, work), Uploads(backend, work)
+    blobs, manifests = Blobs(backend, opened, uploads, work), Manifests(backend, work)
 
     async def housekeeping(_app: web.Application) -> AsyncIterator[None]:
         expiring = asyncio.create_task(_expire(uploads))
@@ -45,6 +46,7 @@ def make_app(backend: Backend) -> web.Application:
             await expiring
         await uploads.expire(idle=0)
         work.close()
+        opened.let_go()
 
     gate = Gate()
     app = web.Application(client_max_size=oci.MAX_MANIFEST, middlewares=[gate.let_in])

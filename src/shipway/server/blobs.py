@@ -6,53 +6,32 @@ import re
 from contextlib import AbstractAsyncContextManager
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
-from multidict import CIMultiDict
 
 from shipway import oci
 from shipway.errors import Invalid, NotFound
 from shipway.server.answers import Refusal
 from shipway.server.backend import Backend
+from shipway.server.opened import Opened
+from shipway.server.sending import answer_with
 from shipway.server.uploads import Upload, Uploads
 from shipway.server.work import Work
 
-_SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{1,18})?|-\d{1,18})", re.ASCII)
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d+|\*))?", re.ASCII)
-
-
-class BlobResponse(web.FileResponse):
-    """A file sent by sendfile(2). Anything but a single range is answered with the whole file (RFC 9110, 14.2)."""
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the headers and the file."""
-        asked = request.headers.get(hdrs.RANGE)
-        if asked is not None and not _is_single(asked):
-            headers = CIMultiDict(request.headers)
-            del headers[hdrs.RANGE]
-            request = request.clone(headers=headers)
-        return await super().prepare(request)
-
-
-def _is_single(asked: str) -> bool:
-    """Whether a Range header asks for one range, and for one that makes sense."""
-    match = _SINGLE_RANGE.fullmatch(asked.strip())
-    return match is not None and (match[2] is None or int(match[1]) <= int(match[2]))
 
 
 class Blobs:
     """The handlers of `…/blobs/…`."""
 
-    def __init__(self, backend: Backend, uploads: Uploads, work: Work) -> None:
+    def __init__(self, backend: Backend, opened: Opened, uploads: Uploads, work: Work) -> None:
         self._backend = backend
+        self._opened = opened
         self._uploads = uploads
         self._work = work
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Answer GET and HEAD of a blob."""
         digest = checked_digest(request.match_info["digest"])
-        path, _ = await self._work.quick(lambda: self._backend.blob_path(digest))
-        headers = {"Docker-Content-Digest": digest, hdrs.CONTENT_TYPE: "application/octet-stream"}
-        return BlobResponse(path, chunk_size=1 << 20, headers=headers)
+        return await answer_with(await self._opened.get(digest), request, self._work)
 
     async def delete(self, _request: web.Request) -> web.StreamResponse:
         """Refuse: blobs are shared by all repositories and go when nothing needs them."""
