@@ -39,6 +39,30 @@ def test_any_other_path_is_an_error_of_the_same_form(client: Client, method: str
     assert client.ask(method, path).refusal == (status, "UNSUPPORTED")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v2/", "GET, HEAD"),
+        ("POST", "/v2/a/blobs/uploads", "GET, HEAD, DELETE"),
+        ("POST", "/v2/a/blobs/uploads/x", "PATCH, PUT, GET, DELETE"),
+        ("GET", "/v2/a/blobs/uploads/", "POST"),
+        ("DELETE", "/v2/a/tags/list", "GET"),
+        ("OPTIONS", "/v2/a/blobs/uploads/b/manifests/c", "GET, HEAD, PUT, DELETE"),
+    ],
+)
+def test_other_methods_are_refused_and_told_which_are_not(client: Client, method: str, path: str, allowed: str) -> None:
+    answer = client.ask(method, path)
+    assert (answer.refusal, answer.headers["allow"]) == ((405, "UNSUPPORTED"), allowed)
+
+
+@pytest.mark.parametrize("path", ["/v2/A/blobs/uploads/", "/v2/", "/"])
+def test_who_asks_first_sends_nothing_that_is_refused(client: Client, path: str) -> None:
+    with client.connect() as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: {client.host}\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 4")
+
+
 def test_web_pages_are_kept_out(client: Client) -> None:
     assert client.ask("POST", "/v2/a/blobs/uploads/", origin="http://evil.example").refusal == (403, "DENIED")
     assert client.ask("GET", "/v2/", host="evil.example").refusal == (403, "DENIED")

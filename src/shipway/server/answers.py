@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import logging
 
 import msgspec
 from aiohttp import web
@@ -19,7 +19,7 @@ from shipway.errors import (
     Unavailable,
 )
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = logging.getLogger("shipway.server")
 
 #: What an error means where nothing more particular is said: status and code.
 _MEANINGS: tuple[tuple[type[ShipwayError], int, str], ...] = (
@@ -50,29 +50,23 @@ def refuse(status: int, code: str, message: str, headers: dict[str, str] | None 
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
-def answering(handler: Handler, *, unknown: str) -> Handler:
-    """Return `handler` with its errors turned into answers; `unknown` is the code of what is not found.
+def answer_to(error: Exception, unknown: str, request: web.BaseRequest) -> web.Response:
+    """Return the answer to a request that ended in `error`; `unknown` is the code of what is not found.
 
     Only what an error says is passed on, not where it happened: that may be a path of this machine.
     """
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except Refusal as error:
+    match error:
+        case Refusal():
             return refuse(error.status, error.code, error.message, error.headers)
-        except ShipwayError as error:
-            return _answer_to(error, unknown)
-        except (ConnectionError, web.RequestPayloadError):
+        case ShipwayError():
+            for kind, status, code in _MEANINGS:
+                if isinstance(error, kind):
+                    return refuse(status, code, error.what)
+            return (
+                refuse(404, unknown, error.what) if isinstance(error, NotFound) else refuse(500, "UNKNOWN", error.what)
+            )
+        case ConnectionError() | web.RequestPayloadError():
             return refuse(400, "BLOB_UPLOAD_INVALID", "the connection broke while the body came")
-
-    return answer
-
-
-def _answer_to(error: ShipwayError, unknown: str) -> web.Response:
-    for kind, status, code in _MEANINGS:
-        if isinstance(error, kind):
-            return refuse(status, code, error.what)
-    if isinstance(error, NotFound):
-        return refuse(404, unknown, error.what)
-    return refuse(500, "UNKNOWN", error.what)
+        case _:
+            _log.error("%s %s failed", request.method, request.path, exc_info=error)
+            return refuse(500, "UNKNOWN", "the server failed; its log says how")

@@ -8,22 +8,19 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
-from shipway import oci
 from shipway.errors import Unavailable
-from shipway.server.answers import Handler, answering, refuse
 from shipway.server.backend import Backend
 from shipway.server.blobs import Blobs
 from shipway.server.gate import Gate
 from shipway.server.manifests import Manifests
 from shipway.server.opened import Opened
+from shipway.server.routes import Route, Routes
 from shipway.server.uploads import Uploads
 from shipway.server.work import Work
-
-_GATE = web.AppKey("gate", Gate)
 
 _GRACE = 5.0
 """Seconds that requests in progress get to end when the server stops."""
@@ -32,15 +29,16 @@ _EXPIRY = 300.0
 _READ_BUFFER = 1 << 20
 
 
-def make_app(backend: Backend) -> web.Application:
-    """Return the application that serves `backend`. It holds threads from its start to its clean-up."""
+@asynccontextmanager
+async def _registry(backend: Backend) -> AsyncIterator[Gate]:
+    """Yield what answers requests from `backend`; threads and uploads last as long as the block."""
     work = Work()
     opened, uploads = Opened(backend, work), Uploads(backend, work)
     blobs, manifests = Blobs(backend, opened, uploads, work), Manifests(backend, work)
-
-    async def housekeeping(_app: web.Application) -> AsyncIterator[None]:
-        expiring = asyncio.create_task(_expire(uploads))
-        yield
+    expiring = asyncio.create_task(_expire(uploads))
+    try:
+        yield Gate(_routes(blobs, manifests).answer)
+    finally:
         expiring.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await expiring
@@ -48,30 +46,32 @@ def make_app(backend: Backend) -> web.Application:
         work.close()
         opened.let_go()
 
-    gate = Gate()
-    app = web.Application(client_max_size=oci.MAX_MANIFEST, middlewares=[gate.let_in])
-    app[_GATE] = gate
-    app.cleanup_ctx.append(housekeeping)
 
-    def route(method: str, path: str, handler: Handler, unknown: str) -> None:
-        app.router.add_route(method, path, answering(_named(handler), unknown=unknown))
-
-    for method in ("GET", "HEAD"):
-        route(method, "/v2/", _base, "UNSUPPORTED")
-        route(method, "/v2/{name:.+}/blobs/{digest}", blobs.get, "BLOB_UNKNOWN")
-        route(method, "/v2/{name:.+}/manifests/{target}", manifests.get, "MANIFEST_UNKNOWN")
-    route("DELETE", "/v2/{name:.+}/blobs/{digest}", blobs.delete, "BLOB_UNKNOWN")
-    route("POST", "/v2/{name:.+}/blobs/uploads/", blobs.start, "BLOB_UPLOAD_UNKNOWN")
-    route("PATCH", "/v2/{name:.+}/blobs/uploads/{upload}", blobs.patch, "BLOB_UPLOAD_UNKNOWN")
-    route("PUT", "/v2/{name:.+}/blobs/uploads/{upload}", blobs.put, "BLOB_UPLOAD_UNKNOWN")
-    route("GET", "/v2/{name:.+}/blobs/uploads/{upload}", blobs.status, "BLOB_UPLOAD_UNKNOWN")
-    route("DELETE", "/v2/{name:.+}/blobs/uploads/{upload}", blobs.cancel, "BLOB_UPLOAD_UNKNOWN")
-    route("PUT", "/v2/{name:.+}/manifests/{target}", manifests.put, "MANIFEST_BLOB_UNKNOWN")
-    route("DELETE", "/v2/{name:.+}/manifests/{target}", manifests.delete, "MANIFEST_UNKNOWN")
-    route("GET", "/v2/{name:.+}/tags/list", manifests.tags, "NAME_UNKNOWN")
-    route("GET", "/v2/{name:.+}/referrers/{digest}", manifests.referrers, "MANIFEST_UNKNOWN")
-    route("GET", "/v2/_catalog", manifests.catalog, "UNSUPPORTED")
-    return app
+def _routes(blobs: Blobs, manifests: Manifests) -> Routes:
+    base, catalog = Route(_base, "UNSUPPORTED"), Route(manifests.catalog, "UNSUPPORTED")
+    blob, manifest = Route(blobs.get, "BLOB_UNKNOWN"), Route(manifests.get, "MANIFEST_UNKNOWN")
+    return Routes(
+        {
+            "/v2/": {"GET": base, "HEAD": base},
+            "/v2/_catalog": {"GET": catalog},
+            "blobs": {"GET": blob, "HEAD": blob, "DELETE": Route(blobs.delete, "BLOB_UNKNOWN")},
+            "blobs/uploads/": {"POST": Route(blobs.start, "BLOB_UPLOAD_UNKNOWN")},
+            "blobs/uploads": {
+                "PATCH": Route(blobs.patch, "BLOB_UPLOAD_UNKNOWN"),
+                "PUT": Route(blobs.put, "BLOB_UPLOAD_UNKNOWN"),
+                "GET": Route(blobs.status, "BLOB_UPLOAD_UNKNOWN"),
+                "DELETE": Route(blobs.cancel, "BLOB_UPLOAD_UNKNOWN"),
+            },
+            "manifests": {
+                "GET": manifest,
+                "HEAD": manifest,
+                "PUT": Route(manifests.put, "MANIFEST_BLOB_UNKNOWN"),
+                "DELETE": Route(manifests.delete, "MANIFEST_UNKNOWN"),
+            },
+            "tags/list": {"GET": Route(manifests.tags, "NAME_UNKNOWN")},
+            "referrers": {"GET": Route(manifests.referrers, "MANIFEST_UNKNOWN")},
+        }
+    )
 
 
 def serve(
@@ -122,24 +122,27 @@ def serving(backend: Backend, host: str = "127.0.0.1", port: int = 0) -> Iterato
 
 
 async def _run(backend: Backend, host: str, port: int, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    app = make_app(backend)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE, read_bufsize=_READ_BUFFER)
-    try:
-        await runner.setup()
-        site = web.TCPSite(runner, host, port)
+    async with _registry(backend) as gate:
+        server = web.Server(gate.let_in, access_log=None, read_bufsize=_READ_BUFFER)
+        runner = web.ServerRunner(server, shutdown_timeout=_GRACE)
         try:
-            await site.start()
-        except OSError as error:
-            raise Unavailable(
-                f"cannot listen there: {error.strerror or error}", where=f"{host}:{port}", todo="choose another port"
-            ) from error
-        bound = runner.addresses[0][1]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{bound}")
-        await stop.wait()
-        await site.stop()
-        await app[_GATE].close(_GRACE)
-    finally:
-        await runner.cleanup()
+            await runner.setup()
+            site = web.TCPSite(runner, host, port)
+            try:
+                await site.start()
+            except OSError as error:
+                raise Unavailable(
+                    f"cannot listen there: {error.strerror or error}",
+                    where=f"{host}:{port}",
+                    todo="choose another port",
+                ) from error
+            bound = runner.addresses[0][1]
+            ready(f"http://{f'[{host}]' if ':' in host else host}:{bound}")
+            await stop.wait()
+            await site.stop()
+            await gate.close(_GRACE)
+        finally:
+            await runner.cleanup()
 
 
 async def _expire(uploads: Uploads) -> None:
@@ -148,18 +151,6 @@ async def _expire(uploads: Uploads) -> None:
         await uploads.expire()
 
 
-async def _base(_request: web.Request) -> web.StreamResponse:
+async def _base(_request: web.BaseRequest, _repository: str, _item: str) -> web.StreamResponse:
     """Answer that this is a registry (distribution-spec, Determining Support)."""
     return web.json_response({})
-
-
-def _named(handler: Handler) -> Handler:
-    """Return `handler`, to be called for repository names that are valid alone."""
-
-    async def checked(request: web.Request) -> web.StreamResponse:
-        name = request.match_info.get("name")
-        if name is not None and not oci.is_repository(name):
-            return refuse(400, "NAME_INVALID", "not a repository name")
-        return await handler(request)
-
-    return checked

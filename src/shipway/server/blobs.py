@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractAsyncContextManager
 
 from aiohttp import hdrs, web
 
@@ -28,18 +27,17 @@ class Blobs:
         self._uploads = uploads
         self._work = work
 
-    async def get(self, request: web.Request) -> web.StreamResponse:
+    async def get(self, request: web.BaseRequest, _repository: str, digest: str) -> web.StreamResponse:
         """Answer GET and HEAD of a blob."""
-        digest = checked_digest(request.match_info["digest"])
-        return await answer_with(await self._opened.get(digest), request, self._work)
+        return await answer_with(await self._opened.get(checked_digest(digest)), request, self._work)
 
-    async def delete(self, _request: web.Request) -> web.StreamResponse:
+    async def delete(self, _request: web.BaseRequest, _repository: str, _digest: str) -> web.StreamResponse:
         """Refuse: blobs are shared by all repositories and go when nothing needs them."""
         raise Refusal(405, "UNSUPPORTED", "blobs are pruned by the store, not deleted one by one")
 
-    async def start(self, request: web.Request) -> web.StreamResponse:
+    async def start(self, request: web.BaseRequest, repository: str, _item: str) -> web.StreamResponse:
         """Answer POST: mount a blob that is here, take one that comes with the request, or begin an upload."""
-        repository, query = request.match_info["name"], request.query
+        query = request.query
         if "mount" in query and await self._is_here(checked_digest(query["mount"])):
             return _created(repository, query["mount"])
         digest = checked_digest(query["digest"]) if "digest" in query else None
@@ -50,34 +48,31 @@ class Blobs:
             await self._take(upload, request, digest)
         return _created(repository, digest)
 
-    async def patch(self, request: web.Request) -> web.StreamResponse:
+    async def patch(self, request: web.BaseRequest, repository: str, identity: str) -> web.StreamResponse:
         """Answer PATCH: append to an upload."""
-        async with self._continued(request) as upload:
+        async with self._uploads.continued(identity, repository) as upload:
             await self._uploads.receive(upload, request, _announced(request, upload))
             return web.Response(status=202, headers=upload.headers())
 
-    async def put(self, request: web.Request) -> web.StreamResponse:
+    async def put(self, request: web.BaseRequest, repository: str, identity: str) -> web.StreamResponse:
         """Answer PUT: append what comes with it and make the upload a blob."""
         digest = checked_digest(request.query.get("digest", ""))
-        async with self._continued(request) as upload:
+        async with self._uploads.continued(identity, repository) as upload:
             await self._take(upload, request, digest)
-        return _created(request.match_info["name"], digest)
+        return _created(repository, digest)
 
-    async def status(self, request: web.Request) -> web.StreamResponse:
+    async def status(self, _request: web.BaseRequest, repository: str, identity: str) -> web.StreamResponse:
         """Answer GET of an upload: how far it is."""
-        async with self._continued(request) as upload:
+        async with self._uploads.continued(identity, repository) as upload:
             return web.Response(status=204, headers=upload.headers())
 
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
+    async def cancel(self, _request: web.BaseRequest, repository: str, identity: str) -> web.StreamResponse:
         """Answer DELETE of an upload: forget it."""
-        async with self._continued(request) as upload:
+        async with self._uploads.continued(identity, repository) as upload:
             await self._uploads.drop(upload)
             return web.Response(status=204)
 
-    def _continued(self, request: web.Request) -> AbstractAsyncContextManager[Upload]:
-        return self._uploads.continued(request.match_info["upload"], request.match_info["name"])
-
-    async def _take(self, upload: Upload, request: web.Request, digest: str) -> None:
+    async def _take(self, upload: Upload, request: web.BaseRequest, digest: str) -> None:
         await self._uploads.receive(upload, request, _announced(request, upload))
         await self._uploads.commit(upload, digest)
 
@@ -97,7 +92,7 @@ def checked_digest(text: str) -> str:
         raise Refusal(400, "DIGEST_INVALID", error.what) from None
 
 
-def _announced(request: web.Request, upload: Upload) -> int | None:
+def _announced(request: web.BaseRequest, upload: Upload) -> int | None:
     """Return the length that a Content-Range or Content-Length announces; a refusal if the range does not fit on."""
     stated = request.headers.get(hdrs.CONTENT_RANGE)
     if stated is None:

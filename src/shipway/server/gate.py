@@ -1,36 +1,37 @@
-"""What every request passes first: who may come in, what happens to failures, and when it is time to close."""
+"""What every request passes first: who may come in, and when it is time to close."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
 from shipway.references import is_loopback
-from shipway.server.answers import Handler, refuse
+from shipway.server.answers import refuse
 
-_log = logging.getLogger("shipway.server")
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Gate:
     """Lets requests in, and knows how many are inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Answer) -> None:
+        """Let them in to `answer`."""
+        self._answer = answer
         self._inside = 0
         self._closing = False
         self._empty = asyncio.Event()
 
-    @web.middleware
-    async def let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def let_in(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, or turn it away."""
         refused = self._turn_away(request)
         if refused is not None:
             return refused
         self._inside += 1
         try:
-            response = await _answer(request, handler)
+            response = await self._answer(request)
         finally:
             self._inside -= 1
             if not self._inside:
@@ -49,7 +50,7 @@ class Gate:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), grace)
 
-    def _turn_away(self, request: web.Request) -> web.Response | None:
+    def _turn_away(self, request: web.BaseRequest) -> web.Response | None:
         """Refuse what comes after closing, and web pages: a registry's clients are no browsers.
 
         A page may send requests to this machine's loopback, and by naming it in its own DNS even read
@@ -66,13 +67,3 @@ class Gate:
         if hdrs.ORIGIN in request.headers and request.method not in ("GET", "HEAD"):
             return refuse(403, "DENIED", "not for web pages")
         return None
-
-
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return refuse(error.status, "UNSUPPORTED", error.reason)
-    except Exception:  # noqa: BLE001  the outermost frame of a request; it is logged
-        _log.exception("%s %s failed", request.method, request.path)
-        return refuse(500, "UNKNOWN", "the server failed; its log says how")

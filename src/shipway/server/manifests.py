@@ -27,22 +27,20 @@ class Manifests:
         self._referrers = Referrers(backend)
         self._changing_referrers = asyncio.Lock()
 
-    async def get(self, request: web.Request) -> web.StreamResponse:
+    async def get(self, _request: web.BaseRequest, repository: str, target: str) -> web.StreamResponse:
         """Answer GET and HEAD of a manifest."""
-        repository, target = request.match_info["name"], request.match_info["target"]
         if not _is_target(target):
             raise Refusal(404, "MANIFEST_UNKNOWN", "no such manifest")
         descriptor, data = await self._work.long(lambda: self._backend.manifest(repository, target))
         headers = {"Docker-Content-Digest": descriptor.digest, "Content-Type": descriptor.media_type}
         return web.Response(body=data, headers=headers)
 
-    async def put(self, request: web.Request) -> web.StreamResponse:
+    async def put(self, request: web.BaseRequest, repository: str, target: str) -> web.StreamResponse:
         """Answer PUT of a manifest."""
-        repository, target = request.match_info["name"], request.match_info["target"]
         if not _is_target(target):
             raise Refusal(400, "TAG_INVALID", "not a tag or a sha256 digest")
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
-        data = await self._body(request)
+        data = await _body(request)
         digest = await self._work.quick(lambda: oci.sha256(data))
         if ":" in target and target != digest:
             raise Refusal(400, "DIGEST_INVALID", f"the manifest is {digest}")
@@ -63,9 +61,8 @@ class Manifests:
         except (Invalid, NotFound) as error:
             raise Refusal(404, "MANIFEST_BLOB_UNKNOWN", error.what) from error
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
+    async def delete(self, _request: web.BaseRequest, repository: str, target: str) -> web.StreamResponse:
         """Answer DELETE of a tag, or of a manifest with all its tags."""
-        repository, target = request.match_info["name"], request.match_info["target"]
         if not _is_target(target):
             raise Refusal(404, "MANIFEST_UNKNOWN", "no such manifest")
         if ":" in target:
@@ -82,31 +79,32 @@ class Manifests:
         if subject is not None:
             self._referrers.remove(repository, subject, digest)
 
-    async def tags(self, request: web.Request) -> web.StreamResponse:
+    async def tags(self, request: web.BaseRequest, repository: str, _item: str) -> web.StreamResponse:
         """Answer GET of a repository's tags, in order, a page at a time if asked for."""
-        repository = request.match_info["name"]
         names = await self._work.quick(lambda: self._backend.tags(repository))
         page, headers = _page(request, names)
         return _json({"name": repository, "tags": page}, headers)
 
-    async def catalog(self, request: web.Request) -> web.StreamResponse:
+    async def catalog(self, request: web.BaseRequest, _repository: str, _item: str) -> web.StreamResponse:
         """Answer GET of the repositories."""
         page, headers = _page(request, await self._work.quick(self._backend.repositories))
         return _json({"repositories": page}, headers)
 
-    async def referrers(self, request: web.Request) -> web.StreamResponse:
+    async def referrers(self, request: web.BaseRequest, repository: str, digest: str) -> web.StreamResponse:
         """Answer GET of what refers to a manifest, as an index."""
-        repository, digest = request.match_info["name"], checked_digest(request.match_info["digest"])
-        kind = request.query.get("artifactType")
-        index = await self._work.quick(lambda: self._referrers.index(repository, digest, kind))
+        subject, kind = checked_digest(digest), request.query.get("artifactType")
+        index = await self._work.quick(lambda: self._referrers.index(repository, subject, kind))
         headers = {"OCI-Filters-Applied": "artifactType"} if kind else {}
         return web.Response(body=index, headers={"Content-Type": oci.INDEX, **headers})
 
-    async def _body(self, request: web.Request) -> bytes:
-        try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise Refusal(413, "MANIFEST_INVALID", f"larger than {oci.MAX_MANIFEST} bytes") from None
+
+async def _body(request: web.BaseRequest) -> bytes:
+    data = bytearray()
+    async for piece in request.content.iter_any():
+        data += piece
+        if len(data) > oci.MAX_MANIFEST:
+            raise Refusal(413, "MANIFEST_INVALID", f"larger than {oci.MAX_MANIFEST} bytes")
+    return bytes(data)
 
 
 def _is_target(text: str) -> bool:
@@ -134,7 +132,7 @@ def _subject(data: bytes, media_type: str) -> str | None:
         raise Refusal(400, "MANIFEST_INVALID", error.what) from error
 
 
-def _page(request: web.Request, names: list[str]) -> tuple[list[str], dict[str, str]]:
+def _page(request: web.BaseRequest, names: list[str]) -> tuple[list[str], dict[str, str]]:
     """Return the names that were asked for, and the header that leads to the next ones."""
     query = request.query
     page = sorted(name for name in names if name > query.get("last", ""))

@@ -20,7 +20,7 @@ _AT_ONCE = 256 << 10
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))", re.ASCII)
 
 
-async def answer_with(blob: OpenBlob, request: web.Request, work: Work) -> web.StreamResponse:
+async def answer_with(blob: OpenBlob, request: web.BaseRequest, work: Work) -> web.StreamResponse:
     """Return the answer to GET or HEAD of `blob`.
 
     A blob's entity tag is its digest, so that a download may go on at any server that has it.
@@ -96,7 +96,7 @@ class _Part(web.StreamResponse):
             await writer.write(await self._work.quick(partial(self._blob.read, first, count)))
 
 
-def _unmet(request: web.Request, digest: str) -> int:
+def _unmet(request: web.BaseRequest, digest: str) -> int:
     """Return the status of the answer if a condition is not met, else 0."""
     asked = request.if_match
     if asked is not None and not any(one.value in (digest, "*") and not one.is_weak for one in asked):

@@ -81,7 +81,7 @@ class Uploads:
             finally:
                 upload.touched = time.monotonic()
 
-    async def receive(self, upload: Upload, request: web.Request, limit: int | None = None) -> None:
+    async def receive(self, upload: Upload, request: web.BaseRequest, limit: int | None = None) -> None:
         """Append a request's body, at most `limit` bytes; what arrived stays when the connection breaks.
 
         One batch is hashed and written, in a thread, while the next comes in.
