@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -46,18 +47,26 @@ class Routes:
             return answer_to(error, unknown, request)
 
     def _find(self, request: web.BaseRequest) -> tuple[Route, str, str]:
-        path = request.rel_url.raw_path
-        match = _IN_REPOSITORY.fullmatch(path)
-        repository, collection, kind, item = match.groups() if match is not None else ("", path, None, None)
-        methods = self._routes.get(collection or kind or "")
+        place, repository, item = _split(request.rel_url.raw_path)
+        methods = self._routes.get(place)
         if methods is None:
             raise Refusal(404, "UNSUPPORTED", "no such path")
         route = methods.get(request.method)
         if route is None:
             raise Refusal(405, "UNSUPPORTED", "not a method of this path", {"Allow": ", ".join(methods)})
-        if match is not None and not oci.is_repository(repository):
+        if repository is None:
             raise Refusal(400, "NAME_INVALID", "not a repository name")
-        return route, repository, unquote(item or "")
+        return route, repository, item
+
+
+@lru_cache(256)  # ranges of one blob are asked for many times
+def _split(path: str) -> tuple[str, str | None, str]:
+    """Return the place of a path in the routes, its repository, None for what cannot be one, and its item."""
+    match = _IN_REPOSITORY.fullmatch(path)
+    if match is None:
+        return path, "", ""
+    repository, collection, kind, item = match.groups()
+    return collection or kind, repository if oci.is_repository(repository) else None, unquote(item or "")
 
 
 async def _let_continue(request: web.BaseRequest) -> None:
