@@ -123,8 +123,8 @@ class Assembly:
     def _fetch(self, chunk: Chunk, came: Callable[[int], None]) -> bytes:
         with self._remote.read_blob(self._descriptor, chunk.offset, chunk.length) as pieces:
             data = b"".join(pieces)
-        came(len(data))
-        return decode_chunk(data, chunk, self._where)
+            came(len(data))
+            return decode_chunk(data, chunk, self._where)
 
 
 def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stack: ExitStack) -> Assembly | None:
@@ -152,8 +152,8 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
     elif split is not None:
         with remote.read_blob(descriptor, split.offset, split.length) as pieces:
             data = b"".join(pieces)
+            check_split(data, table, location, where)
         assembly.tables += len(data)
-        check_split(data, table, location, where)
         assembly.members = split_members(data, split, entries, where)
     return assembly
 

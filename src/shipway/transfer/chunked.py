@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -22,7 +22,7 @@ from shipway.limits import Limits
 from shipway.local.kept import Kept, Pack
 from shipway.local.kept import Piece as KeptPiece
 from shipway.oci import Descriptor
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, Elsewhere, judged, until_right
 from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
 from shipway.transfer.ranges import Range, plan
@@ -128,14 +128,32 @@ class ChunkedLayer:
 
     def _fetch(self, path: str, chunks: Sequence[Chunk]) -> Iterator[bytes]:
         """Fetch one range, from the first to the last of chunks, and yield these."""
-        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
+        wanted = Range(chunks[0].offset, chunks[-1].offset + chunks[-1].length)
         with ExitStack() as stack:
             pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
-            pieces = stack.enter_context(self._remote.read_blob(self._descriptor, start, end - start))
-            reader = ChunkReader(self._contents)
-            stream = Stream(iter(pieces), start, self._where)
-            for chunk in chunks:
-                yield self._decode(chunk, path, reader, stream, pack)
+            yield from self._fetch_range(wanted, [(path, chunk) for chunk in chunks], pack)
+
+    def _fetch_range(
+        self, wanted: Range, chunks: Sequence[tuple[str, Chunk]], pack: Pack | None
+    ) -> Generator[bytes, None, None]:
+        """Fetch one range and yield the chunks in it, of files by their paths.
+
+        From the first that is not right on it is fetched anew, from another place, if there is one.
+        """
+        done = 0
+        while True:
+            start = chunks[done][1].offset if done else wanted.start
+            try:
+                with self._remote.read_blob(self._descriptor, start, wanted.end - start) as pieces:
+                    reader = ChunkReader(self._contents)
+                    stream = Stream(iter(pieces), start, self._where)
+                    for path, chunk in chunks[done:]:
+                        content = self._decode(chunk, path, reader, stream, pack)
+                        done += 1
+                        yield content
+            except Elsewhere:
+                continue
+            return
 
     def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
         """Yield files all of which was fetched before."""
@@ -145,12 +163,9 @@ class ChunkedLayer:
 
     def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
-        with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
-            reader = ChunkReader(self._contents)
-            stream = Stream(iter(pieces), wanted.start, self._where)
+        chunks = [(entry.path, chunk) for entry in entries for chunk in entry.chunks if not chunk.zeros]
+        with closing(self._fetch_range(wanted, chunks, pack)) as plain:
             for entry in entries:
-                chunks = (chunk for chunk in entry.chunks if not chunk.zeros)
-                plain = (self._decode(chunk, entry.path, reader, stream, pack) for chunk in chunks)
                 yield from self._read_file(entry, plain)
 
     def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
@@ -215,8 +230,12 @@ def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, k
         fetched += len(found)
         return found
 
-    data = contents.fetch(read, where)
-    entries = contents.parse(data, where)
+    def read_all() -> tuple[bytes, Listing]:
+        with judged(remote, descriptor):
+            found = contents.fetch(read, where)
+            return found, contents.parse(found, where)
+
+    data, entries = until_right(read_all)
     if kept is not None and contents.is_stored:
         kept.put(contents.digest, data)
     return ReadTable(entries, data, fetched)

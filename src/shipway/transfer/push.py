@@ -24,7 +24,7 @@ from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.references import Reference
 from shipway.refs import Pushed, Traffic
-from shipway.remotes.contract import BlobSource, Expected, Remote
+from shipway.remotes.contract import BlobSource, Expected, Remote, until_right
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.reencode import Encoding, reencoded
 from shipway.transfer.sources import RemoteLayer
@@ -175,12 +175,7 @@ def push_layers(
             return store.blobs.open(blob.digest)
         spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
         try:
-            with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
-                digest = hashlib.sha256()
-                for piece in pieces:
-                    digest.update(piece)
-                    spool.write(piece)
-            oci.check_match("sha256:" + digest.hexdigest(), blob.digest, blob.digest)
+            until_right(partial(_copy, blobs, blob, spool))
             spool.seek(0)
         except BaseException:
             spool.close()
@@ -190,6 +185,18 @@ def push_layers(
     sending = _Sending(store, remote, open_blob, progress=progress, near=near, source=blobs)
     sending.look(tag)
     return sending.run(found, tag)
+
+
+def _copy(blobs: BlobSource, blob: Descriptor, file: BinaryIO) -> None:
+    """Write a blob into an empty file, or one of which a wrong copy is thrown away; it has been checked then."""
+    with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
+        file.seek(0)
+        file.truncate()
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+        oci.check_match("sha256:" + digest.hexdigest(), blob.digest, blob.digest)
 
 
 class _NotThere(Exception):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +25,7 @@ from shipway.local.kept import Kept, Pack
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, until_right
 from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
@@ -177,7 +178,7 @@ class RemoteTree:
                 enough = search.look_at_layer(found[number])
             else:
                 captures[number] = Capture(stack.enter_context(_make_spool(self._staging)))
-                found[number] = layer.scan(captures[number], wanted=search.wants, enough=search.look, progress=progress)
+                search, found[number] = until_right(partial(_scan, layer, search, captures[number], progress))
                 enough = search.satisfied
                 search.leave_layer(found[number])
             if enough:
@@ -276,6 +277,14 @@ def _open_layer(
     if contents is None:
         return PlainLayer(remote, descriptor, limits, indexes)
     return ChunkedLayer(remote, descriptor, contents, kept, limits)
+
+
+def _scan(
+    layer: PlainLayer, search: Search, capture: Capture, progress: ProgressCallback | None
+) -> tuple[Search, Sequence[Entry]]:
+    """Return the entries of a layer up to where enough was seen, and what is searched for after them."""
+    search = deepcopy(search)  # of what turns out not to be right nothing is remembered
+    return search, layer.scan(capture, wanted=search.wants, enough=search.look, progress=progress)
 
 
 def _list_layer(layer: Layer) -> Iterable[Entry]:
