@@ -322,7 +322,8 @@ class Cache:
         Of a remote ref blobs are copied as they are; within one registry only the manifest moves. `compression`
         (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers that have no
         blob yet. With `force` all layers get that form: the DiffIDs stay, but for eStargz, which is an archive of its
-        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with.
+        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with. And
+        with `force` every blob is asked for, whatever manifest is there, so that one that was lost is sent again.
         Raises `Invalid` for a compression or a level that there is not.
         """
         handle = ref if isinstance(ref, RemoteHandle) else self._own(ref)

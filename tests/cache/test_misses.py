@@ -271,6 +271,22 @@ def test_who_found_it_gone_pushes_what_is_missing(
     assert (tmp_path / "out/file-below").exists()
 
 
+def test_who_did_not_find_it_gone_heals_it_by_force(here: Registry, maker: Cache, open_cache: OpenCache) -> None:
+    place = here.place()
+    ref = tree(maker, "above", tree(maker, "below"))
+    pushed = ref.push(f"{place}:x")
+    config, layers = here.blobs(pushed.reference)
+    for digest in (config, layers[0]):
+        here.lose(digest)
+    again = ref.push(f"{place}:x")
+    assert (again.layers_moved, again.traffic.requests) == (0, 1)
+    healed = ref.push(f"{place}:x", force=True)
+    assert (healed.digest, healed.layers_moved) == (pushed.digest, 1)
+    assert ref.push(f"{place}:x", force=True).traffic.sent < 2_000  # the manifest
+    with open_cache().remote(f"{place}:x") as remote, remote.pull() as local:
+        assert texts(local) == {"bel", "abo"}
+
+
 @pytest.mark.slow
 def test_the_program_says_it_is_a_miss(here: Registry, maker: Cache, tmp_path: Path) -> None:
     place = here.place()

@@ -29,7 +29,8 @@ def push(
         compression: How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or
             uncompressed.
         level: The compression's level: 1 to 22 for zstd, 0 to 3 for gzip.
-        force: Pack layers again that have another form; with a level, all.
+        force: Pack layers again that have another form; with a level, all. And ask for every blob, whatever manifest is
+            there already, so that one that was lost is sent again.
     """
     with session.open() as cache, naming.local_ref(cache, ref) as local, shown(session) as progress:
         pushed = cache.push(local, reference, compression=compression, level=level, force=force, progress=progress)

@@ -139,7 +139,7 @@ def push(
     is not in the store the one that it came from will do, if the remote has it or can take it from where it was seen.
     Raises what the remote raises; a tag that was there before is then as it was.
     """
-    sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), progress=progress)
+    sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), encoding.force, progress=progress)
     sending.look(tag)
     layers = ensure_layers(store, record, progress, sending.elsewhere, encoding)
     return sending.run(layers, tag, expected)
@@ -182,7 +182,7 @@ def push_layers(
             raise
         return spool
 
-    sending = _Sending(store, remote, open_blob, progress=progress, near=near, source=blobs)
+    sending = _Sending(store, remote, open_blob, encoding.force, progress=progress, near=near, source=blobs)
     sending.look(tag)
     return sending.run(found, tag)
 
@@ -211,15 +211,20 @@ class _Sending:
         store: Store,
         remote: Remote,
         open_blob: Callable[[Descriptor], BinaryIO],
+        ask_all: bool,
         *,
         progress: ProgressCallback | None,
         near: Mapping[str, str] | None = None,
         source: BlobSource | None = None,
     ) -> None:
-        """Open blobs with `open_blob`, which reads from `source`; `near` are names of remotes by digests they have."""
+        """Open blobs with `open_blob`, which reads from `source`; `near` are names of remotes by digests they have.
+
+        With `ask_all` no manifest that is there is trusted to have its blobs.
+        """
         self._store = store
         self._remote = remote
         self._open_blob = open_blob
+        self._ask_all = ask_all
         self._near = near or {}
         self._progress = progress
         self._sources = [one for one in (remote, source) if one is not None]
@@ -233,7 +238,7 @@ class _Sending:
 
     def look(self, tag: str | None) -> None:
         """Take notice of what is under the tag: whatever that image has is there already."""
-        if tag is not None:
+        if tag is not None and not self._ask_all:
             self._there = self._look(tag)
 
     def _look(self, target: str) -> str:
@@ -275,7 +280,7 @@ class _Sending:
         name = str(place.at(tag=tag) if tag else place.at(digest=descriptor.digest))
         lacking: list[Descriptor] = []
         if self._there != descriptor.digest or expected is not None:  # whether that holds is for the place to say
-            if self._remote.name in self._store.places.of_blob(descriptor.digest):
+            if not self._ask_all and self._remote.name in self._store.places.of_blob(descriptor.digest):
                 self._look(descriptor.digest)
             lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
             put = partial(self._remote.put_manifest, descriptor, manifest, tag=tag, expected=expected)
