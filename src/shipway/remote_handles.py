@@ -127,10 +127,7 @@ class RemoteHandle(ShowsTree):
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
-            store = self._store
-            self._tree = RemoteTree(
-                self._blobs, self._descriptors, store.root / "ingest", store.kept, store.indexes, limits=store.limits
-            )
+            self._tree = RemoteTree(self._blobs, self._descriptors, store=self._store)
         return self._tree
 
     def extract(
@@ -141,7 +138,7 @@ class RemoteHandle(ShowsTree):
         wildcard: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Extracted:
-        """Copy sources into `to_path`, fetching no more than is needed; see `shipway.refs.Extractable`."""
+        """Copy sources into `to_path`, fetching what is needed and not here; see `shipway.refs.Extractable`."""
         return self._remote_tree().extract(to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
 
     def checksum(

@@ -260,10 +260,14 @@ def test_who_found_it_gone_pushes_what_is_missing(
     base = tree(maker, "below")
     maker.put("key", tree(maker, "above", base), push_to=place)
     mine = open_cache(remotes=[place])
-    with found(mine, "key") as remote, remote.pull() as local:
-        here.lose_layer(remote.id, 0)
+    with found(mine, "key") as remote:
+        digest = here.blobs(remote.id)[1][0]
+        lost = here.lose(digest)
         with pytest.raises(Missing):
             remote.extract(tmp_path / "out", "file-below", "file-above")
+    blob_file(here.root, digest).write_bytes(lost)
+    with mine.remote(remote.id) as again, again.pull() as local:
+        here.lose(digest)
         assert mine.lookup("key") is None
         assert local.push(f"{place}:other").layers_moved == 1
     with found(mine, "key") as remote:

@@ -183,7 +183,7 @@ class _Reading(Generic[SourceT]):
         said = self._said.get(place) or place.lacking.get(self._digest)
         if self._is_wrong(place):
             return f"so it came from {name}"
-        if said is None or not place.decides:
+        if said is None or (isinstance(said, NotFound) and not place.decides):
             return ""
         if isinstance(said, NotFound):
             return f"it is not at {name}"

@@ -23,6 +23,7 @@ from shipway.oci import Descriptor
 from shipway.remotes.contract import Remote, until_right
 from shipway.transfer.images import Image
 from shipway.transfer.plain import PlainLayer
+from shipway.transfer.sources import HereFirst
 
 LAYER = "dev.shipway.layer"
 """Annotation of an index: the digest of the layer's blob."""
@@ -107,7 +108,7 @@ def _index(store: Store, remote: Remote, layer: Descriptor) -> bytes | None:
     known = store.indexes.load(layer)
     if known is not None:
         return known.data
-    plain = PlainLayer(remote, layer, store.limits, store.indexes)
+    plain = PlainLayer(HereFirst(store, remote), layer, store.limits, store.indexes)
     plain.entries()
     return plain.index
 

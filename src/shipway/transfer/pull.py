@@ -174,13 +174,18 @@ def _pull_layer(one: _Pull) -> Record:
                 record = store.records.hold_immutable(found.id)
                 one.moved = _moved(one, Way.HERE, "it was here already, over the same layers")
                 return record
+        remote = one.task.remote
         blob = store.blobs.get(one.descriptor.digest)
         if blob is not None:
-            with store.read_blob(blob) as pieces:
-                record = _unpack(one, pieces, None)
-            one.moved = _moved(one, Way.UNPACKED, "its blob was here already")
-            return record
-        remote = one.task.remote
+            try:
+                with store.read_blob(blob) as pieces:
+                    record = _unpack(one, pieces, None)
+            except Corrupt:
+                if remote is None:
+                    raise
+            else:
+                one.moved = _moved(one, Way.UNPACKED, "its blob was here already")
+                return record
         if remote is None:
             raise NotFound("no such blob in this store", where=one.descriptor.digest)
         return until_right(partial(_assembled, one, remote)) or _fetched(one, remote)

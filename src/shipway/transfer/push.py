@@ -27,7 +27,7 @@ from shipway.refs import Pushed, Traffic
 from shipway.remotes.contract import BlobSource, Expected, Remote, until_right
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.reencode import Encoding, reencoded
-from shipway.transfer.sources import RemoteLayer
+from shipway.transfer.sources import HereFirst, RemoteLayer
 from shipway.trees.diff import everything
 
 PARALLEL = 4
@@ -161,6 +161,7 @@ def push_layers(
     bucket from another prefix); what is lacking then is copied through this machine, without being unpacked,
     unless `encoding` forces another form. Raises what either side raises.
     """
+    blobs = HereFirst(store, blobs)
     found: list[Layer] = []
     for layer in layers:
         made = layer.descriptor, layer.diff_id
