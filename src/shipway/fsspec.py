@@ -29,8 +29,8 @@ from fsspec.spec import AbstractFileSystem
 
 from shipway.cache import Cache
 from shipway.errors import Invalid, NotFound
-from shipway.naming import AnyRef, any_ref
-from shipway.refs import FileStat
+from shipway.naming import any_ref
+from shipway.refs import AnyRef, FileStat
 
 _TYPES = {"dir": "directory", "reg": "file", "symlink": "link"}
 

@@ -116,9 +116,14 @@ class Handle:
         self._check()
         return RecordMetadata(self._store, self._id)
 
+    def record(self) -> Record:
+        """Return the record as it is now, for the rooms above this one."""
+        self._check()
+        return self._store.records.get(self._id)
+
     def size(self) -> int:
         """Return the bytes it takes on disk: snapshot and blobs, without its parents."""
-        return self._store.size(self._record())
+        return self._store.size(self.record())
 
     def release(self) -> None:
         """Let go; `Locked` while one of its `mounted()` blocks is open."""
@@ -131,7 +136,7 @@ class Handle:
 
     def mount(self, *, readonly: bool = False) -> list[Mount]:
         """Return the mounts that show the tree, valid while the ref is held."""
-        record = self._record()
+        record = self.record()
         return self._store.driver.mounts(
             self._store.snapshot_chain(record), readonly=readonly, settled=not record.mutable
         )
@@ -140,7 +145,7 @@ class Handle:
     def mounted(self, *, readonly: bool = False) -> Iterator[Path]:
         """Yield a directory with the tree."""
         with self._lock:
-            record = self._record()
+            record = self.record()
             self._mounted += 1
         try:
             chain = self._store.snapshot_chain(record)
@@ -153,10 +158,6 @@ class Handle:
     def _check(self) -> None:
         if self._released:
             raise Invalid("was released", where=self._id, todo="get it again from the cache")
-
-    def _record(self) -> Record:
-        self._check()
-        return self._store.records.get(self._id)
 
     def _not_mounted(self, verb: str) -> None:
         if self._mounted:
@@ -182,12 +183,12 @@ class LocalHandle(Handle, ShowsTree):
 
     def finalize(self) -> None:
         """Flush it to the driver; it cannot be reopened for change after that."""
-        self._store.finalize(self._record())
+        self._store.finalize(self.record())
 
     @property
     def parent(self) -> LocalHandle | None:
         """A new hold on the parent; None for a base, a merge or a difference."""
-        record = self._record()
+        record = self.record()
         if record.kind != "layer" or not record.parents:
             return None
         return _ParentHandle(self._store, self._store.records.hold_immutable(record.parents[0]))
@@ -195,7 +196,7 @@ class LocalHandle(Handle, ShowsTree):
     @contextmanager
     def tree(self) -> Iterator[SeekableTree]:
         """Yield the tree to be listed and read without mounting it."""
-        with self._store.tree(self._record()) as tree:
+        with self._store.tree(self.record()) as tree:
             yield tree
 
     def extract(
@@ -207,7 +208,7 @@ class LocalHandle(Handle, ShowsTree):
         progress: ProgressCallback | None = None,
     ) -> Extracted:
         """Copy sources into the directory `to_path`; see `shipway.refs.Extractable`."""
-        with self._store.tree(self._record()) as tree:
+        with self._store.tree(self.record()) as tree:
             return extract(tree, to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
 
     def checksum(
@@ -220,7 +221,7 @@ class LocalHandle(Handle, ShowsTree):
         exclude: Sequence[str] = (),
     ) -> str:
         """Return a digest of what is at `path`; see `shipway.refs.ImmutableRef`."""
-        record = self._record()
+        record = self.record()
         with self._lock:
             if self._checksums is None:
                 self._checksums = RecordChecksums(self._store, record)
@@ -252,7 +253,7 @@ class LocalHandle(Handle, ShowsTree):
         progress: ProgressCallback | None = None,
     ) -> Pushed:
         """Do what `push` does, with the reference already read, if its tag is as `expected`."""
-        record = self._store.finalize(self._record())
+        record = self._store.finalize(self.record())
         remote = open_target(target, self._store.registries)
         try:
             return push(
@@ -293,6 +294,13 @@ class MutableHandle(Handle):
             self._released = True
         self._store.after_commit()
         return LocalHandle(self._store, record)
+
+
+def own(store: Store, ref: object) -> LocalHandle:
+    """Return `ref` as what it is if it is a local immutable ref of `store`; else raise `Invalid`."""
+    if not isinstance(ref, LocalHandle) or ref._store is not store:  # noqa: SLF001  same room
+        raise Invalid("is not a local immutable ref of this cache", where=getattr(ref, "id", repr(ref)))
+    return ref
 
 
 def _time(nanoseconds: int) -> datetime:

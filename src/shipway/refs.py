@@ -346,6 +346,10 @@ class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
         """
 
 
+AnyRef = LocalImmutableRef | RemoteImmutableRef
+"""An immutable tree, wherever it is."""
+
+
 @runtime_checkable
 class MutableRef(Ref, Mountable, Protocol):
     """A tree that can be written to, held by one holder at a time."""

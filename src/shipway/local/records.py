@@ -48,12 +48,17 @@ class Records:
         """Return the oldest finished record of a layer and all below it, or None."""
         return self._first("chain_id = ? AND NOT mutable ORDER BY created, id", chain_id)
 
-    def with_prefix(self, prefix: str) -> list[str]:
-        """Return the ids of visible records that start with `prefix`, at most two."""
-        rows = self._database.read(
-            "SELECT id FROM records WHERE id >= ? AND id < ? LIMIT 2", prefix, prefix + "\U0010ffff"
-        )
-        return [row[0] for row in rows]
+    def id_of(self, prefix: str) -> str:
+        """Return the id that starts with `prefix`. `NotFound` if there is none, `Invalid` if there are several."""
+        query = "SELECT id FROM records WHERE id >= ? AND id < ? LIMIT 2"
+        matches = [row[0] for row in self._database.read(query, prefix, prefix + "\U0010ffff")] if prefix else []
+        if prefix in matches:
+            return prefix
+        if not matches:
+            raise NotFound("no such ref in this store", where=prefix, todo="`shipway ls` lists them")
+        if len(matches) > 1:
+            raise Invalid("several refs start with that", where=prefix, todo="give more of the id")
+        return str(matches[0])
 
     def all(self) -> list[Record]:
         """Return every record, oldest first."""
