@@ -34,6 +34,7 @@ ROOMS = [
     {"references"},
     {"oci"},
     {"refs"},
+    {"values"},
     {"explanations"},
     {"progress"},
     {"quantities", "limits"},
