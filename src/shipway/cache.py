@@ -411,7 +411,7 @@ class Cache:
 
     def mounts(self) -> list[tuple[str, str]]:
         """Return (directory, id) of what `mount_at` mounted."""
-        return self._store.records.mounts()
+        return self._store.holds.mounts()
 
     # Life
 

@@ -24,7 +24,7 @@ def mount_at(store: Store, target: str | Path, take: Callable[[], Handle], *, re
         raise Unavailable(f"cannot mount: {store.driver.reason}", where=target, todo="use `shipway extract` instead")
     with take() as handle:
         mount_all(handle.mount(readonly=readonly), target)
-        store.records.add_mount(target, handle.id)
+        store.holds.add_mount(target, handle.id)
         return handle.id
 
 
@@ -45,13 +45,13 @@ def to_mount(store: Store, ref_id: str, *, writable: bool) -> Handle:
 def unmount_at(store: Store, target: str | Path, *, commit: bool = False) -> str | None:
     """Undo `mount_at`; return the id of the ref it was, with `commit` of the new immutable one."""
     target = os.path.realpath(target)
-    mounted = dict(store.records.mounts()).get(target)
+    mounted = dict(store.holds.mounts()).get(target)
     if mounted is None:
         raise NotFound("nothing of this store is mounted there", where=target)
     if commit and not store.records.get(mounted).mutable:
         raise Invalid("a read-only mount has nothing to commit", where=target, todo="mount it with --writable")
     unmount(target)
-    store.records.take_mount(target)
+    store.holds.take_mount(target)
     record = store.records.get(mounted)
     if not commit:
         store.drop_snapshots(store.records.release(mounted))
