@@ -1,4 +1,4 @@
-"""Fixtures of this room's tests: a real registry, and trees in several versions."""
+"""Fixtures of this room's tests: a real registry, what is kept of remote layers, and trees in several versions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.images import PutVersions, copy_tree, pack_layer
+from support.kept import database, kept
 from support.registry import reference, registry, repository
 from support.trees import make_varied_tree
 
@@ -18,7 +19,7 @@ from shipway.layers.compression import Compression
 from shipway.oci import Descriptor
 from shipway.remotes import Remote
 
-__all__ = ["reference", "registry", "repository"]
+__all__ = ["database", "kept", "reference", "registry", "repository"]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,23 +10,9 @@ from support.images import FileRemote, put_layer
 from support.trees import describe
 
 from shipway.layers.toc import toc_location
-from shipway.local.database import Database
 from shipway.local.kept import Kept
 from shipway.oci import Descriptor
 from shipway.transfer.remote_tree import RemoteTree
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "shipway.db")
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def kept(tmp_path: Path, database: Database) -> Kept:
-    (tmp_path / "kept").mkdir()
-    return Kept(tmp_path, database)
 
 
 @pytest.fixture
