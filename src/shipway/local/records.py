@@ -73,6 +73,24 @@ class Records:
         """Return one of the parents of a record; None if it has no such."""
         return self.get(record.parents[position]) if len(record.parents) > position else None
 
+    def family(self, record: Record) -> dict[str, Record]:
+        """Return a record and all that it stands on, by their ids, in one look."""
+        if not record.parents:
+            return {record.id: record}
+        columns = ", ".join(f"records.{one.strip()}" for one in COLUMNS.split(","))
+        rows = self._database.read(
+            "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"  # noqa: S608  constant columns
+            f" SELECT {columns}, parent FROM family JOIN records USING (id) LEFT JOIN parents ON record = records.id"
+            " ORDER BY records.id, position",
+            record.id,
+        )
+        found: dict[str, tuple[tuple[Any, ...], list[str]]] = {}
+        for *row, parent in rows:
+            parents = found.setdefault(row[0], (tuple(row), []))[1]
+            if parent is not None:
+                parents.append(parent)
+        return {one: read_row(row, parents) for one, (row, parents) in found.items()}
+
     def _first(self, condition: str, value: str) -> Record | None:
         rows = self._database.read(f"SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
         if not rows:

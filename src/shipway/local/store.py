@@ -211,17 +211,23 @@ class Store:
 
     def layers(self, record: Record) -> list[Record]:
         """Return the records whose layers a tree is made of, base first."""
-        return layering.layers(record, self.records.get)
+        return layering.layers(record, self._family(record))
 
     def snapshot_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a tree's layers, base first."""
-        found = self.layers(record)
-        in_place = layering.is_in_place(found, self.records.get)
+        family = self._family(record)
+        found = layering.layers(record, family)
+        in_place = layering.is_in_place(found, family)
         chain = [
             self._own_snapshot(one) if here else self._exact_snapshot(one)
             for one, here in zip(found, in_place, strict=True)
         ]
         return [key for key in chain if key] or [self._empty_snapshot(found[-1])]
+
+    def _family(self, record: Record) -> layering.Get:
+        """Return what gives the records that a record stands on."""
+        found = self.records.family(record)
+        return lambda one: found.get(one) or self.records.get(one)  # which raises `NotFound`
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
