@@ -26,20 +26,11 @@ from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.local.verify import verify
 from shipway.progress import ProgressCallback
-from shipway.refs import (
-    CachePolicy,
-    Finding,
-    LocalImmutableRef,
-    MutableRef,
-    PruneDecision,
-    Pushed,
-    RecordType,
-    RemoteImmutableRef,
-    UsageRecord,
-)
+from shipway.refs import LocalImmutableRef, MutableRef, RemoteImmutableRef
 from shipway.remote_handles import RemoteHandle
 from shipway.snapshots.contract import SnapshotDriver
 from shipway.upkeep import Upkeep
+from shipway.values import CachePolicy, Finding, PruneDecision, Pushed, RecordType, UsageRecord
 
 
 @typed_errors
@@ -89,13 +80,7 @@ class Cache:
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
         """
-        in_force = load(
-            config,
-            root=Path(root) if root is not None else None,
-            driver=driver,
-            remotes=tuple(remotes) if remotes is not None else None,
-            platform=platform,
-        ).config
+        in_force = load(config, root=root, driver=driver, remotes=remotes, platform=platform).config
         store = Store(
             in_force.root,
             in_force.driver,
@@ -266,9 +251,7 @@ class Cache:
         return combining.merge(self._store, refs)
 
     def diff(
-        self,
-        lower: LocalImmutableRef | RemoteImmutableRef | None,
-        upper: LocalImmutableRef | RemoteImmutableRef | None,
+        self, lower: LocalImmutableRef | RemoteImmutableRef | None, upper: LocalImmutableRef | RemoteImmutableRef | None
     ) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return what makes `upper` of `lower`, deletions too: laid over `lower` it gives `upper`.
 

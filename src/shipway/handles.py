@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from shipway.boundary import typed_errors
@@ -166,9 +166,7 @@ class Handle:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __repr__(self) -> str:
@@ -239,10 +237,7 @@ class LocalHandle(Handle, ShowsTree):
     ) -> Pushed:
         """Copy the tree, as an OCI image, to where `reference` says; see `shipway.refs.LocalImmutableRef`."""
         encoding = Encoding.of(compression, level, force=force)
-        target = Reference.parse(reference)
-        if target.digest:
-            raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        return self.push_to(target, encoding=encoding, progress=progress)
+        return self.push_to(push_target(reference), encoding=encoding, progress=progress)
 
     def push_to(
         self,
@@ -254,8 +249,7 @@ class LocalHandle(Handle, ShowsTree):
     ) -> Pushed:
         """Do what `push` does, with the reference already read, if its tag is as `expected`."""
         record = self._store.finalize(self.record())
-        remote = open_target(target, self._store.registries)
-        try:
+        with closing(open_target(target, self._store.registries)) as remote:
             return push(
                 self._store,
                 record,
@@ -265,8 +259,6 @@ class LocalHandle(Handle, ShowsTree):
                 expected=expected,
                 progress=progress,
             )
-        finally:
-            remote.close()
 
 
 class _ParentHandle(LocalHandle):
@@ -301,6 +293,14 @@ def own(store: Store, ref: object) -> LocalHandle:
     if not isinstance(ref, LocalHandle) or ref._store is not store:  # noqa: SLF001  same room
         raise Invalid("is not a local immutable ref of this cache", where=getattr(ref, "id", repr(ref)))
     return ref
+
+
+def push_target(reference: str) -> Reference:
+    """Return where a push to `reference` goes; `Invalid` for a digest."""
+    target = Reference.parse(reference)
+    if target.digest:
+        raise Invalid("a push goes to a tag, not to a digest", where=reference)
+    return target
 
 
 def _time(nanoseconds: int) -> datetime:

@@ -1,10 +1,11 @@
 """The values that refs and stores take and give: what was done, moved, found, and is known.
 
-They are part of the contracts: whoever needs one imports it from `shipway.refs`.
+They are part of the contracts, so `shipway.refs` has them too.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -82,6 +83,17 @@ class Pushed:
     layers: int
     layers_moved: int
     traffic: Traffic
+
+
+FILE_TYPES = {
+    "dir": stat.S_IFDIR,
+    "reg": stat.S_IFREG,
+    "symlink": stat.S_IFLNK,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+}
+"""What stat(2) has in `st_mode` for each kind of a `FileStat`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,9 +320,10 @@ class Store:
     def hold_mutable(self, record_id: str) -> Record:
         """Do what `Records.hold_mutable` does; a finalization that died half-way is completed first."""
         record = self.records.get(record_id)
-        half_done = record.twin is not None and record.snapshot is not None and self._is_committed(record.snapshot)
-        if record.mutable and record.twin is not None and half_done:
-            self.records.finalized(record.twin)
+        if record.mutable and record.twin is not None and record.snapshot is not None:
+            half_done = self._is_committed(record.snapshot)
+            if half_done:
+                self.records.finalized(record.twin)
         return self.records.hold_mutable(record_id)
 
     def finalize(self, record: Record) -> Record:
