@@ -10,6 +10,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -20,6 +22,8 @@ from shipway.local.holds import Holds
 from shipway.local.leases import Leases
 from shipway.local.rows import COLUMNS, Kind, NewRecord, Record, delete, insert, read_row
 from shipway.refs import CachePolicy
+
+_FAMILY = "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"
 
 
 class Records:
@@ -62,12 +66,7 @@ class Records:
 
     def all(self) -> list[Record]:
         """Return every record, oldest first."""
-        parents: dict[str, list[str]] = {}
-        with self._database.write() as db:  # a transaction, so that both queries see one state
-            for record, parent in db.execute("SELECT record, parent FROM parents ORDER BY record, position"):
-                parents.setdefault(record, []).append(parent)
-            rows = db.execute(f"SELECT {COLUMNS} FROM records ORDER BY created, id").fetchall()  # noqa: S608  constant columns
-        return [read_row(row, parents.get(row[0], ())) for row in rows]
+        return self._with_parents("records", "created, id")
 
     def parent(self, record: Record, position: int = 0) -> Record | None:
         """Return one of the parents of a record; None if it has no such."""
@@ -77,19 +76,16 @@ class Records:
         """Return a record and all that it stands on, by their ids, in one look."""
         if not record.parents:
             return {record.id: record}
-        columns = ", ".join(f"records.{one.strip()}" for one in COLUMNS.split(","))
-        rows = self._database.read(
-            "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"  # noqa: S608  constant columns
-            f" SELECT {columns}, parent FROM family JOIN records USING (id) LEFT JOIN parents ON record = records.id"
-            " ORDER BY records.id, position",
-            record.id,
-        )
-        found: dict[str, tuple[tuple[Any, ...], list[str]]] = {}
-        for *row, parent in rows:
-            parents = found.setdefault(row[0], (tuple(row), []))[1]
-            if parent is not None:
-                parents.append(parent)
-        return {one: read_row(row, parents) for one, (row, parents) in found.items()}
+        return {one.id: one for one in self._with_parents("family JOIN records USING (id)", "id", _FAMILY, record.id)}
+
+    def _with_parents(self, source: str, order: str, before: str = "", *values: str) -> list[Record]:
+        """Return the records of a source of rows, all as they are at one moment: it is one query."""
+        query = f"{before} SELECT {COLUMNS}, parent FROM {source} LEFT JOIN parents ON record = id"  # noqa: S608  constant
+        found: list[Record] = []
+        for _, rows in groupby(self._database.each(f"{query} ORDER BY {order}, position", *values), itemgetter(0)):
+            first, *others = rows
+            found.append(read_row(first, [row[-1] for row in (first, *others) if row[-1] is not None]))
+        return found
 
     def _first(self, condition: str, value: str) -> Record | None:
         rows = self._database.read(f"SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
