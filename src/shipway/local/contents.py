@@ -149,7 +149,7 @@ def _hold(store: Store, record_id: str, stack: ExitStack) -> bool:
         store.records.hold_immutable(record_id)
     except NotFound:  # pruned at this moment
         return False
-    stack.callback(store.records.unpin, record_id)
+    stack.callback(store.holds.let_go, record_id)
     return True
 
 
