@@ -26,6 +26,7 @@ from shipway import (
     RemoteImmutableRef,
     Unavailable,
 )
+from shipway.explanations import Way
 from shipway.references import Reference
 from shipway.remotes import open_remote
 from shipway.server import serving
@@ -391,6 +392,44 @@ def test_where_ranges_are_wrong_only_these_are_taken_from_elsewhere(
         done = remote.extract(tmp_path / "out")
         assert done.traffic.received < 1.05 * len(data) + (1 - at) * len(data)
     assert describe(tmp_path / "out", dir_times=False) == describe(tmp_path / "tree", dir_times=False)
+
+
+def test_a_layer_is_put_together_of_what_the_next_place_has_if_that_was_wrong(
+    both: Both, maker: Cache, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(40):
+        (tmp_path / f"tree/file{number:02}").write_bytes(os.urandom(100_000))
+    place, other, _ = both.push(maker.import_tree(tmp_path / "tree"))
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        remote.pull().release()
+    (tmp_path / "tree/file30").write_bytes(os.urandom(200_000))
+    place, new, layer = both.push(maker.import_tree(tmp_path / "tree"))
+    mine.close()
+    mine = open_cache(remotes=[new])
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        with remote.pull() as local, local.mounted() as path:
+            assert describe(path, dir_times=False) == describe(tmp_path / "tree", dir_times=False)
+            pulled = mine.explain_ref(local.id).pulled
+            assert pulled is not None
+            assert [one.way for one in pulled.layers] == [Way.ASSEMBLED]
+        assert remote.traffic.received < 1_000_000
+    assert mine.verify() == []
+
+
+@pytest.mark.parametrize("form", [None, "gzip"])
+def test_what_is_copied_from_one_place_to_another_is_right_too(
+    both: Both, maker: Cache, open_cache: OpenCache, form: str | None
+) -> None:
+    place, other, layer = both.push(tree(maker, f"copied {form}"))
+    mine, target = open_cache(remotes=[other]), both.there.place()
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        mine.push(remote, f"{target}:y", compression=form, force=form is not None)
+    with mine.remote(f"{target}:y") as remote, remote.pull() as local:
+        assert texts(local) == {"cop"}
 
 
 # A worker's own server
