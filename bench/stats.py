@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 from bench.model import Series
 
@@ -56,8 +57,6 @@ def growth(points: Mapping[int, float]) -> float | None:
     """
     if len(points) < 2:  # noqa: PLR2004  a slope needs two points
         return None
-    from math import log  # noqa: PLC0415
-
     (less, short), (more, long) = sorted(points.items())[-2:]
     return log(long / short) / log(more / less) if short > 0 and long > 0 else None
 

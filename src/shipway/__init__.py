@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shipway.cache import Cache, KeyRecord
+    from shipway.cache import Cache
     from shipway.config import Config, PrunePolicy
     from shipway.errors import (
         Conflict,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         UnsafeEntry,
     )
     from shipway.explanations import Answer, Asked, Explanation, LayerPulled, Pulled, Way
+    from shipway.keys import KeyRecord
     from shipway.limits import Limits
     from shipway.progress import Overall, Progress, ProgressCallback, Tally
     from shipway.refs import (
@@ -114,7 +115,7 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = ("errors", "limits", "progress", "refs", "explanations", "settings", "config", "cache")
+_MODULES = ("errors", "limits", "progress", "refs", "explanations", "settings", "config", "keys", "cache")
 
 
 def __getattr__(name: str) -> object:

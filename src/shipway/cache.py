@@ -2,64 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from shipway import mounting
+from shipway import combining, mounting
 from shipway.boundary import typed_errors
 from shipway.cachemounts import CacheMounts, Sharing
 from shipway.config import Config, load
-from shipway.errors import Invalid, Missing, NotFound, RepositoryNotFound, Unavailable
-from shipway.explaining import explain_key, explain_ref
+from shipway.elsewhere import Elsewhere
+from shipway.explaining import explain_ref
 from shipway.explanations import Explanation
-from shipway.handles import LocalHandle, MutableHandle
+from shipway.handles import LocalHandle, MutableHandle, own
 from shipway.importing import import_tree
+from shipway.keys import KeyRecord, Keys
 from shipway.limits import Limits
 from shipway.local import pruning, usage
-from shipway.local.combining import diff, merge
 from shipway.local.keeping import PruneOptions
-from shipway.local.rows import NewRecord
+from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.local.verify import verify
-from shipway.oci import Platform, key_tag
 from shipway.progress import ProgressCallback
-from shipway.references import Reference
-from shipway.refs import (
-    CachePolicy,
-    Finding,
-    LocalImmutableRef,
-    MutableRef,
-    PruneDecision,
-    Pushed,
-    RecordType,
-    RemoteImmutableRef,
-    UsageRecord,
-)
+from shipway.refs import LocalImmutableRef, MutableRef, RemoteImmutableRef
 from shipway.remote_handles import RemoteHandle
-from shipway.remotes import Remote, open_remote
-from shipway.remotes.contract import Expected
-from shipway.remotes.fallback import FallbackRemote
-from shipway.remotes.spooled import SpooledRanges
 from shipway.snapshots.contract import SnapshotDriver
-from shipway.transfer.images import find_image
-from shipway.transfer.sources import RemoteImage, between, merged
 from shipway.upkeep import Upkeep
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """A cache key and the ref it names."""
-
-    key: str
-    id: str
-    updated: datetime
+from shipway.values import CachePolicy, Finding, PruneDecision, Pushed, RecordType, UsageRecord
 
 
 @typed_errors
@@ -74,9 +45,9 @@ class Cache:
         """Use `Cache.open` instead."""
         self._store = store
         self._config = config
+        self._elsewhere = Elsewhere(store, config.remotes, config.platform)
+        self._keys = Keys(store, self._elsewhere)
         self._upkeep = Upkeep(store, config.prune)
-        self._remotes = [Reference.parse(remote) for remote in config.remotes]
-        self._platform = Platform.parse(config.platform) if config.platform is not None else None
 
     @classmethod
     def open(
@@ -109,13 +80,7 @@ class Cache:
             Unavailable: the directory cannot be used.
             Corrupt: what is there is not a store, or of a newer format.
         """
-        in_force = load(
-            config,
-            root=Path(root) if root is not None else None,
-            driver=driver,
-            remotes=tuple(remotes) if remotes is not None else None,
-            platform=platform,
-        ).config
+        in_force = load(config, root=root, driver=driver, remotes=remotes, platform=platform).config
         store = Store(
             in_force.root,
             in_force.driver,
@@ -163,10 +128,7 @@ class Cache:
             description=description,
             labels=dict(labels or {}),
         )
-        below = None
-        if parent is not None:
-            below = self._store.finalize(self._own(parent)._record())  # noqa: SLF001  same room
-        return MutableHandle(self._store, self._store.new_mutable(below, new))
+        return MutableHandle(self._store, self._store.new_mutable(self._finalized(parent), new))
 
     def get(self, ref_id: str) -> LocalImmutableRef:
         """Return a hold on an immutable ref. `NotFound`; `Invalid` if it is mutable."""
@@ -202,7 +164,7 @@ class Cache:
 
         Raises `Locked` if it is still held then.
         """
-        below = None if parent is None else self._own(parent)._record()  # noqa: SLF001  same room
+        below = None if parent is None else own(self._store, parent).record()
         return self.cache_mounts.take(name, below, sharing, timeout)
 
     @property
@@ -212,29 +174,19 @@ class Cache:
 
     def restore(self, name: str, ref: LocalImmutableRef) -> None:
         """Make the cache mount `name` go on from `ref`, whatever it held before. `Locked` if it is in use."""
-        self.cache_mounts.restore(name, self._own(ref))
+        self.cache_mounts.restore(name, own(self._store, ref))
 
     def mount_cache_at(self, name: str, target: str | Path) -> str:
         """Mount the cache mount `name` at an existing directory until `unmount_at`; return the id of its record.
 
         The mount holds it. `Locked` if it is in use, `Unavailable` where mounting is not allowed.
         """
-        target = os.path.realpath(target)
-        mounting.check_mountable(self._store, target)
-        with self.cache_mounts.take(name, None, "locked", timeout=0) as handle:
-            mounting.mount_at(self._store, handle, target, readonly=False)
-            return handle.id
+        take = partial(self.cache_mounts.take, name, None, "locked", timeout=0)
+        return mounting.mount_at(self._store, target, take, readonly=False)
 
     def find(self, prefix: str) -> str:
         """Return the id that starts with `prefix`. `NotFound` if there is none, `Invalid` if there are several."""
-        matches = self._store.records.with_prefix(prefix) if prefix else []
-        if prefix in matches:
-            return prefix
-        if not matches:
-            raise NotFound("no such ref in this store", where=prefix, todo="`shipway ls` lists them")
-        if len(matches) > 1:
-            raise Invalid("several refs start with that", where=prefix, todo="give more of the id")
-        return matches[0]
+        return self._store.records.id_of(prefix)
 
     def import_tree(
         self,
@@ -249,9 +201,7 @@ class Cache:
         With `parent` only what differs from it is stored, contents compared byte for byte. Raises `NotFound` or
         `Invalid` for a path that is no directory, `Corrupt` if a file changes while it is read.
         """
-        below = None
-        if parent is not None:
-            below = self._store.finalize(self._own(parent)._record())  # noqa: SLF001  same room
+        below = self._finalized(parent)
         new = NewRecord(record_type=RecordType.LOCAL, description=description or str(path))
         return LocalHandle(self._store, import_tree(self._store, Path(path), below, new, progress))
 
@@ -264,48 +214,7 @@ class Cache:
         Raises `Invalid` for a reference or platform that is none, `NotFound`, `RepositoryNotFound`,
         `Unauthorized`, `Unavailable`, `UnknownMediaType`, `Corrupt`.
         """
-        place = Reference.parse(reference)
-        wanted = Platform.parse(platform) if platform is not None else self._platform
-        try:
-            return self._remote(place, wanted)
-        except RepositoryNotFound:
-            raise
-        except NotFound:
-            # Some registries say of anything in a missing repository just that it is not there.
-            remote = self._open_remote(place)
-            with closing(remote):
-                next(remote.tags(), None)
-            raise
-
-    def _remote(self, reference: Reference, platform: Platform | None, *, whole: bool = False) -> RemoteHandle:
-        others = [partial(self._open_remote, one) for one in self._remotes if one.place != reference.place]
-        places = FallbackRemote(self._open_remote(reference), others=others)
-        remote = SpooledRanges(places, self._store.root / "ingest")
-        try:
-            image = find_image(remote, reference.target, platform)
-            digest = image.descriptor.digest
-            places.missing = partial(self._store.absences.note, places.name, digest)
-            if whole:
-                self._check_whole(places, digest)
-            source = RemoteImage(remote, image)
-            return RemoteHandle(
-                self._store, str(reference.at(digest=digest)), source.layers(), image.manifest.annotations
-            )
-        except BaseException:
-            remote.close()
-            raise
-
-    def _open_remote(self, reference: Reference) -> Remote:
-        return open_remote(reference, self._store.registries)
-
-    def _check_whole(self, places: FallbackRemote, image: str) -> None:
-        """Raise `Missing` if blobs of an image were gone before and still are; forget it if they are back."""
-        gone = self._store.absences.of(places.name, image)
-        for blob in gone:
-            if not places.holds(blob):
-                raise Missing(f"the blob {blob.digest} of {blob.size} bytes is gone", where=f"{places.name}@{image}")
-        if gone:
-            self._store.absences.forget(places.name, image)
+        return self._elsewhere.image(reference, platform)
 
     def push(
         self,
@@ -322,10 +231,11 @@ class Cache:
         Of a remote ref blobs are copied as they are; within one registry only the manifest moves. `compression`
         (`zstd:chunked` by default, `zstd`, `gzip`, `estargz`, `uncompressed`) and `level` are for layers that have no
         blob yet. With `force` all layers get that form: the DiffIDs stay, but for eStargz, which is an archive of its
-        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with.
+        own. With `level` and `force` all are packed again, since nobody can tell which level a blob was made with. And
+        with `force` every blob is asked for, whatever manifest is there, so that one that was lost is sent again.
         Raises `Invalid` for a compression or a level that there is not.
         """
-        handle = ref if isinstance(ref, RemoteHandle) else self._own(ref)
+        handle = ref if isinstance(ref, RemoteHandle) else own(self._store, ref)
         return handle.push(reference, compression=compression, level=level, force=force, progress=progress)
 
     # Merge and diff
@@ -339,22 +249,10 @@ class Cache:
         refs gives a remote ref, which fetches nothing; if some are local the remote ones are pulled. One ref is
         given back as another hold on it. The result holds its inputs.
         """
-        if not refs:
-            return None
-        if all(isinstance(ref, RemoteHandle) for ref in refs):
-            handles = [ref for ref in refs if isinstance(ref, RemoteHandle)]
-            name = handles[0].id if len(refs) == 1 else f"merge({', '.join(ref.id for ref in handles)})"
-            return RemoteHandle(self._store, name, merged([ref.layers for ref in handles]))
-        with ExitStack() as stack:
-            local = [self._pulled(ref, stack) for ref in refs]
-            if len(local) == 1:
-                return LocalHandle(self._store, self._store.records.hold_immutable(local[0].id))
-            return LocalHandle(self._store, merge(self._store, [ref._record() for ref in local]))  # noqa: SLF001  same room
+        return combining.merge(self._store, refs)
 
     def diff(
-        self,
-        lower: LocalImmutableRef | RemoteImmutableRef | None,
-        upper: LocalImmutableRef | RemoteImmutableRef | None,
+        self, lower: LocalImmutableRef | RemoteImmutableRef | None, upper: LocalImmutableRef | RemoteImmutableRef | None
     ) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return what makes `upper` of `lower`, deletions too: laid over `lower` it gives `upper`.
 
@@ -363,19 +261,7 @@ class Cache:
         else the two trees are compared when somebody first looks, for which remote refs are
         pulled. The result holds its inputs.
         """
-        if lower is None:
-            return None if upper is None else self.merge([upper])
-        if isinstance(lower, RemoteHandle) and isinstance(upper, RemoteHandle):
-            layers = between(lower.layers, upper.layers)
-            if layers is not None:
-                return RemoteHandle(self._store, f"diff({lower.id}, {upper.id})", layers)
-        with ExitStack() as stack:
-            below = self._pulled(lower, stack)._record()  # noqa: SLF001  same room
-            above = self._pulled(upper, stack)._record() if upper is not None else None  # noqa: SLF001  same room
-            return LocalHandle(self._store, diff(self._store, below, above))
-
-    def _pulled(self, ref: LocalImmutableRef | RemoteImmutableRef, stack: ExitStack) -> LocalHandle:
-        return stack.enter_context(ref.pull()) if isinstance(ref, RemoteHandle) else self._own(ref)
+        return combining.diff(self._store, lower, upper)
 
     # Keys
 
@@ -391,17 +277,7 @@ class Cache:
         nothing. Who is first is decided there, by the bucket or layout that `push_to` names (`Invalid` for a registry,
         which cannot), else by this store.
         """
-        handle = self._own(ref)
-        handle.finalize()
-        if push_to is None:
-            self._store.tags.put_key(_raw(key), handle.id, only_if_absent=only_if_absent)
-            return
-        target = Reference.parse(push_to).at(tag=key_tag(key))
-        if only_if_absent:
-            handle.push_to(target, expected=Expected())
-        self._store.tags.put_key(_raw(key), handle.id)
-        if not only_if_absent:
-            handle.push_to(target)
+        self._keys.put(key, own(self._store, ref), push_to=push_to, only_if_absent=only_if_absent)
 
     def lookup(self, key: str | bytes) -> LocalImmutableRef | RemoteImmutableRef | None:
         """Return the ref that `key` names: from the store, else from the first remote that knows it, else None.
@@ -410,30 +286,14 @@ class Cache:
         out to be gone (`Missing`), until they are back. Raises `Unavailable` or
         `Unauthorized` if a remote could not be asked and none of the others knows the key.
         """
-        tag = self._store.tags.get_key(_raw(key))
-        if tag is not None and tag.record is not None:
-            with suppress(NotFound):
-                return LocalHandle(self._store, self._store.records.hold_immutable(tag.record))
-            self._store.tags.delete(tag.repository, tag.name)
-        failure: Exception | None = None
-        for remote in self._remotes:
-            try:
-                return self._remote(remote.at(tag=key_tag(key)), self._platform, whole=True)
-            except NotFound:
-                continue
-            except Unavailable as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return None
+        return self._keys.lookup(key)
 
     def explain(self, key: str | bytes) -> Explanation:
         """Return what a lookup of `key` finds now and why: what the store and each remote answers. Changes nothing.
 
         For a ref that is here it says how it was pulled, too: which bytes of which layer came from where.
         """
-        ask = partial(self._remote, platform=self._platform, whole=True)
-        return explain_key(self._store, self._remotes, ask, _raw(key))
+        return self._keys.explain(key)
 
     def explain_ref(self, ref_id: str) -> Explanation:
         """Return how a ref came to be here. `NotFound`."""
@@ -441,17 +301,7 @@ class Cache:
 
     def keys(self) -> Iterator[KeyRecord]:
         """Return the keys that were put here, in order."""
-        return iter(
-            [
-                KeyRecord(
-                    tag.key.decode("utf-8", "surrogateescape"),
-                    tag.record,
-                    datetime.fromtimestamp(tag.updated / 1e9, UTC),
-                )
-                for tag in self._store.tags.with_keys()
-                if tag.record is not None and tag.key is not None
-            ]
-        )
+        return iter(self._keys.records())
 
     # Room on the disk
 
@@ -533,23 +383,8 @@ class Cache:
         With `writable` that is a new mutable ref over it (or the mutable ref itself), which is kept.
         The mount holds the ref. `Unavailable` where mounting is not allowed.
         """
-        target = os.path.realpath(target)
-        mounting.check_mountable(self._store, target)
-        with self._to_mount(ref_id, writable=writable) as handle:
-            mounting.mount_at(self._store, handle, target, readonly=not writable)
-            return handle.id
-
-    def _to_mount(self, ref_id: str, *, writable: bool) -> LocalHandle | MutableHandle:
-        record = self._store.records.get(ref_id)
-        if record.mutable:
-            return MutableHandle(self._store, self._store.hold_mutable(ref_id))
-        handle = LocalHandle(self._store, self._store.records.hold_immutable(ref_id))
-        if not writable:
-            return handle
-        with handle:
-            below = self._store.finalize(record)
-            new = NewRecord(policy=CachePolicy.RETAIN, description=record.description)
-            return MutableHandle(self._store, self._store.new_mutable(below, new))
+        take = partial(mounting.to_mount, self._store, ref_id, writable=writable)
+        return mounting.mount_at(self._store, target, take, readonly=not writable)
 
     def unmount_at(self, target: str | Path, *, commit: bool = False) -> str | None:
         """Unmount what `mount_at` mounted; return the id of the ref it was, with `commit` of the new immutable one.
@@ -560,7 +395,7 @@ class Cache:
 
     def mounts(self) -> list[tuple[str, str]]:
         """Return (directory, id) of what `mount_at` mounted."""
-        return self._store.records.mounts()
+        return self._store.holds.mounts()
 
     # Life
 
@@ -571,19 +406,11 @@ class Cache:
         finally:
             self._store.close()
 
-    def _own(self, ref: LocalImmutableRef | RemoteImmutableRef) -> LocalHandle:
-        if not isinstance(ref, LocalHandle) or ref._store is not self._store:  # noqa: SLF001  same room
-            raise Invalid("is not a local immutable ref of this cache", where=getattr(ref, "id", repr(ref)))
-        return ref
+    def _finalized(self, parent: LocalImmutableRef | None) -> Record | None:
+        return None if parent is None else self._store.finalize(own(self._store, parent).record())
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _raw(key: str | bytes) -> bytes:
-    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key

@@ -52,7 +52,7 @@ class CacheMountHandle(MutableHandle):
 
     def mount(self, *, readonly: bool = False) -> list[Mount]:
         """Return the mounts that show the tree; `Locked` while others share it, who may have it mounted."""
-        if self._store.records.own_holds(self.id) > 1:
+        if self._store.holds.own(self.id) > 1:
             raise Locked("is shared with others of this process", where=self.id, todo="use mounted(), or wait")
         return super().mount(readonly=readonly)
 
@@ -175,7 +175,7 @@ class CacheMounts:
                     name,
                     state,
                     record.mutable,
-                    self._store.records.is_held(state),
+                    self._store.holds.is_held(state),
                     self._store.size(record),
                     datetime.fromtimestamp(updated / 1e9, UTC),
                 )
@@ -190,7 +190,7 @@ class CacheMounts:
     def _drop(self, name: str) -> None:
         states = self._names.states(name)
         records = [record for state in states if (record := self._store.records.find(state)) is not None]
-        if any(record.mutable and self._store.records.is_held(record.id) for record in records):
+        if any(record.mutable and self._store.holds.is_held(record.id) for record in records):
             raise Locked("the cache mount is in use", where=name, todo="let go of it, or unmount it, first")
         for state in states:
             self._names.forget(name, state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -138,8 +138,15 @@ class InForce:
                 yield full, one, self.origins.get(key, "default")
 
 
-def load(source: Config | str | Path | None = None, **arguments: Any) -> InForce:
-    """Return what is in force: `arguments` (those that are not None) over the variables over the file.
+def load(
+    source: Config | str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    driver: str | None = None,
+    remotes: Iterable[str] | None = None,
+    platform: str | None = None,
+) -> InForce:
+    """Return what is in force: the arguments that are not None over the variables over the file.
 
     `source` is the file, if it is not the usual one; or a whole configuration, and no file or variable is read.
 
@@ -148,6 +155,12 @@ def load(source: Config | str | Path | None = None, **arguments: Any) -> InForce
         NotFound: a file that was named, by `source` or `$SHIPWAY_CONFIG`, is not there.
         Unavailable: the file cannot be read.
     """
+    arguments = {
+        "root": Path(root) if root is not None else None,
+        "driver": driver,
+        "remotes": tuple(remotes) if remotes is not None else None,
+        "platform": platform,
+    }
     given = {key: value for key, value in arguments.items() if value is not None}
     file, config, origins = (None, source, {}) if isinstance(source, Config) else _found(source)
     return InForce(msgspec.structs.replace(config, **given), file, origins | dict.fromkeys(given, "argument"))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import threading
 import weakref
 from collections.abc import Iterator
@@ -29,8 +28,9 @@ from fsspec.spec import AbstractFileSystem
 
 from shipway.cache import Cache
 from shipway.errors import Invalid, NotFound
-from shipway.naming import AnyRef, any_ref
-from shipway.refs import FileStat
+from shipway.naming import any_ref
+from shipway.refs import AnyRef, FileStat
+from shipway.values import FILE_TYPES
 
 _TYPES = {"dir": "directory", "reg": "file", "symlink": "link"}
 
@@ -142,7 +142,7 @@ def _info(name: str, ref: AnyRef, seen: FileStat, itself: FileStat) -> dict[str,
         "name": name,
         "type": _TYPES.get(seen.kind, "other"),
         "size": seen.size,
-        "mode": _file_type(seen.kind) | seen.mode,
+        "mode": FILE_TYPES[seen.kind] | seen.mode,
         "uid": seen.uid,
         "gid": seen.gid,
         "mtime": seen.mtime_ns / 1e9,
@@ -162,15 +162,3 @@ def _listed(name: str, ref: AnyRef, one: FileStat) -> dict[str, Any]:
             followed = one  # leads nowhere
         target = followed if followed.kind == "reg" else one
     return _info(name, ref, target, one)
-
-
-def _file_type(kind: str) -> int:
-    types = {
-        "dir": stat.S_IFDIR,
-        "reg": stat.S_IFREG,
-        "symlink": stat.S_IFLNK,
-        "char": stat.S_IFCHR,
-        "block": stat.S_IFBLK,
-        "fifo": stat.S_IFIFO,
-    }
-    return types[kind]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from shipway.boundary import typed_errors
@@ -116,9 +116,14 @@ class Handle:
         self._check()
         return RecordMetadata(self._store, self._id)
 
+    def record(self) -> Record:
+        """Return the record as it is now, for the rooms above this one."""
+        self._check()
+        return self._store.records.get(self._id)
+
     def size(self) -> int:
         """Return the bytes it takes on disk: snapshot and blobs, without its parents."""
-        return self._store.size(self._record())
+        return self._store.size(self.record())
 
     def release(self) -> None:
         """Let go; `Locked` while one of its `mounted()` blocks is open."""
@@ -131,7 +136,7 @@ class Handle:
 
     def mount(self, *, readonly: bool = False) -> list[Mount]:
         """Return the mounts that show the tree, valid while the ref is held."""
-        record = self._record()
+        record = self.record()
         return self._store.driver.mounts(
             self._store.snapshot_chain(record), readonly=readonly, settled=not record.mutable
         )
@@ -140,7 +145,7 @@ class Handle:
     def mounted(self, *, readonly: bool = False) -> Iterator[Path]:
         """Yield a directory with the tree."""
         with self._lock:
-            record = self._record()
+            record = self.record()
             self._mounted += 1
         try:
             chain = self._store.snapshot_chain(record)
@@ -154,10 +159,6 @@ class Handle:
         if self._released:
             raise Invalid("was released", where=self._id, todo="get it again from the cache")
 
-    def _record(self) -> Record:
-        self._check()
-        return self._store.records.get(self._id)
-
     def _not_mounted(self, verb: str) -> None:
         if self._mounted:
             raise Locked(f"is mounted and cannot be {verb}", where=self._id, todo="leave its mounted() block first")
@@ -165,9 +166,7 @@ class Handle:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __repr__(self) -> str:
@@ -182,12 +181,12 @@ class LocalHandle(Handle, ShowsTree):
 
     def finalize(self) -> None:
         """Flush it to the driver; it cannot be reopened for change after that."""
-        self._store.finalize(self._record())
+        self._store.finalize(self.record())
 
     @property
     def parent(self) -> LocalHandle | None:
         """A new hold on the parent; None for a base, a merge or a difference."""
-        record = self._record()
+        record = self.record()
         if record.kind != "layer" or not record.parents:
             return None
         return _ParentHandle(self._store, self._store.records.hold_immutable(record.parents[0]))
@@ -195,7 +194,7 @@ class LocalHandle(Handle, ShowsTree):
     @contextmanager
     def tree(self) -> Iterator[SeekableTree]:
         """Yield the tree to be listed and read without mounting it."""
-        with self._store.tree(self._record()) as tree:
+        with self._store.tree(self.record()) as tree:
             yield tree
 
     def extract(
@@ -207,7 +206,7 @@ class LocalHandle(Handle, ShowsTree):
         progress: ProgressCallback | None = None,
     ) -> Extracted:
         """Copy sources into the directory `to_path`; see `shipway.refs.Extractable`."""
-        with self._store.tree(self._record()) as tree:
+        with self._store.tree(self.record()) as tree:
             return extract(tree, to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
 
     def checksum(
@@ -220,7 +219,7 @@ class LocalHandle(Handle, ShowsTree):
         exclude: Sequence[str] = (),
     ) -> str:
         """Return a digest of what is at `path`; see `shipway.refs.ImmutableRef`."""
-        record = self._record()
+        record = self.record()
         with self._lock:
             if self._checksums is None:
                 self._checksums = RecordChecksums(self._store, record)
@@ -238,10 +237,7 @@ class LocalHandle(Handle, ShowsTree):
     ) -> Pushed:
         """Copy the tree, as an OCI image, to where `reference` says; see `shipway.refs.LocalImmutableRef`."""
         encoding = Encoding.of(compression, level, force=force)
-        target = Reference.parse(reference)
-        if target.digest:
-            raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        return self.push_to(target, encoding=encoding, progress=progress)
+        return self.push_to(push_target(reference), encoding=encoding, progress=progress)
 
     def push_to(
         self,
@@ -252,9 +248,8 @@ class LocalHandle(Handle, ShowsTree):
         progress: ProgressCallback | None = None,
     ) -> Pushed:
         """Do what `push` does, with the reference already read, if its tag is as `expected`."""
-        record = self._store.finalize(self._record())
-        remote = open_target(target, self._store.registries)
-        try:
+        record = self._store.finalize(self.record())
+        with closing(open_target(target, self._store.registries)) as remote:
             return push(
                 self._store,
                 record,
@@ -264,8 +259,6 @@ class LocalHandle(Handle, ShowsTree):
                 expected=expected,
                 progress=progress,
             )
-        finally:
-            remote.close()
 
 
 class _ParentHandle(LocalHandle):
@@ -293,6 +286,21 @@ class MutableHandle(Handle):
             self._released = True
         self._store.after_commit()
         return LocalHandle(self._store, record)
+
+
+def own(store: Store, ref: object) -> LocalHandle:
+    """Return `ref` as what it is if it is a local immutable ref of `store`; else raise `Invalid`."""
+    if not isinstance(ref, LocalHandle) or ref._store is not store:  # noqa: SLF001  same room
+        raise Invalid("is not a local immutable ref of this cache", where=getattr(ref, "id", repr(ref)))
+    return ref
+
+
+def push_target(reference: str) -> Reference:
+    """Return where a push to `reference` goes; `Invalid` for a digest."""
+    target = Reference.parse(reference)
+    if target.digest:
+        raise Invalid("a push goes to a tag, not to a digest", where=reference)
+    return target
 
 
 def _time(nanoseconds: int) -> datetime:

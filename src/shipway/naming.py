@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shipway.errors import NotFound
-from shipway.refs import LocalImmutableRef, RemoteImmutableRef
+from shipway.refs import AnyRef
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
 
 KEY = "key:"
-AnyRef = LocalImmutableRef | RemoteImmutableRef
 
 
 def is_reference(text: str) -> bool:

@@ -32,107 +32,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Protocol, Self, runtime_checkable
+from typing import BinaryIO, Protocol, Self, runtime_checkable
 
 from shipway.progress import ProgressCallback
+from shipway.values import (
+    CachePolicy,
+    Extracted,
+    FileStat,
+    Finding,
+    Mount,
+    PruneDecision,
+    Pushed,
+    RecordType,
+    Traffic,
+    UsageRecord,
+    Verdict,
+)
 
-
-class CachePolicy(StrEnum):
-    """What happens to a mutable ref that is released without a commit."""
-
-    DEFAULT = "default"
-    """It is removed at once."""
-    RETAIN = "retain"
-    """It stays, and can be taken up with `Cache.get_mutable(id)`."""
-
-
-class RecordType(StrEnum):
-    """What a record was made for; the names are BuildKit's."""
-
-    INTERNAL = "internal"
-    FRONTEND = "frontend"
-    LOCAL = "source.local"
-    GIT_CHECKOUT = "source.git.checkout"
-    CACHE_MOUNT = "exec.cachemount"
-    REGULAR = "regular"
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One mount, ready for mount(8): `mount -t TYPE -o OPTIONS SOURCE TARGET`.
-
-    `target` is relative to where the whole tree is mounted; empty for the tree itself.
-    """
-
-    type: str
-    source: str
-    target: str = ""
-    options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What went over the network: requests, and bytes of bodies in each direction."""
-
-    requests: int = 0
-    received: int = 0
-    sent: int = 0
-
-    def __add__(self, other: Traffic) -> Traffic:
-        """Return both together."""
-        return Traffic(self.requests + other.requests, self.received + other.received, self.sent + other.sent)
-
-    def __sub__(self, other: Traffic) -> Traffic:
-        """Return what came on top of `other`."""
-        return Traffic(self.requests - other.requests, self.received - other.received, self.sent - other.sent)
-
-
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """What an `extract` did: entries written, bytes of file content, and what it moved for that."""
-
-    entries: int
-    size: int
-    skipped: tuple[str, ...] = ()
-    """Paths of devices that could not be made without privileges."""
-    traffic: Traffic = field(default_factory=Traffic)
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """What a `push` did: where the image is now, and what was moved to get it there."""
-
-    reference: str
-    digest: str
-    layers: int
-    layers_moved: int
-    traffic: Traffic
-
-
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """What is known of one object of a tree without its content; equal for a local and a remote ref of one tree."""
-
-    path: str
-    """From the tree's root, with a leading slash; bytes that are not UTF-8 are surrogate escapes."""
-    kind: Literal["dir", "reg", "symlink", "char", "block", "fifo"]
-    mode: int
-    """Permission bits with setuid, setgid and sticky."""
-    uid: int
-    gid: int
-    size: int
-    """Bytes of content; 0 for everything but `reg`."""
-    mtime_ns: int
-    link: str = ""
-    """A symlink's target, as written."""
-    dev: tuple[int, int] = (0, 0)
-    """Major and minor number of a `char` or `block` device."""
-    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+__all__ = [
+    "AnyRef",
+    "CachePolicy",
+    "Extractable",
+    "Extracted",
+    "FileStat",
+    "Finding",
+    "ImmutableRef",
+    "LocalImmutableRef",
+    "Metadata",
+    "Mount",
+    "Mountable",
+    "MutableRef",
+    "PruneDecision",
+    "Pushed",
+    "RecordType",
+    "Ref",
+    "RemoteImmutableRef",
+    "Traffic",
+    "UsageRecord",
+    "Verdict",
+]
 
 
 class Metadata(Protocol):
@@ -346,6 +287,10 @@ class RemoteImmutableRef(ImmutableRef, Extractable, Protocol):
         """
 
 
+AnyRef = LocalImmutableRef | RemoteImmutableRef
+"""An immutable tree, wherever it is."""
+
+
 @runtime_checkable
 class MutableRef(Ref, Mountable, Protocol):
     """A tree that can be written to, held by one holder at a time."""
@@ -355,54 +300,3 @@ class MutableRef(Ref, Mountable, Protocol):
 
         It costs nothing: both share the same files.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that `verify()` found to be wrong with a store."""
-
-    kind: str
-    """`database`, `row`, `lease`, `blob`, `snapshot`, `record` or `leftover`."""
-    where: str
-    """An id, a digest, a table, or a path below the store's root."""
-    what: str
-    """What is wrong, in a line for people."""
-    repaired: str = ""
-    """How it was repaired; empty if it was not."""
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
-    """One record as `disk_usage()` reports it. Sizes in bytes, times in UTC."""
-
-    id: str
-    parents: tuple[str, ...]
-    mutable: bool
-    in_use: bool
-    size: int
-    created: datetime
-    last_used: datetime | None
-    usage_count: int
-    description: str
-    record_type: RecordType
-    shared: bool
-
-
-class Verdict(StrEnum):
-    """What a prune does with a record."""
-
-    REMOVE = "remove"
-    """It goes, with all it has on disk."""
-    DROP_BLOBS = "drop-blobs"
-    """Its packed layer goes, which can be made again of the files; the ref stays."""
-    KEEP = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class PruneDecision(UsageRecord):
-    """A record, what a prune did with it or would do, and why."""
-
-    verdict: Verdict
-    reason: str
-    freed: int
-    """Bytes; a blob that another record shares is freed with the last of them."""

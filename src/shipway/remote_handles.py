@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from shipway.boundary import typed_errors
 from shipway.errors import Invalid
 from shipway.explanations import Pulled, Way
-from shipway.handles import LocalHandle
+from shipway.handles import LocalHandle, push_target
 from shipway.local.checksums import RemoteDigests
 from shipway.local.store import Store
 from shipway.progress import ProgressCallback
 from shipway.reading import ShowsTree
-from shipway.references import Reference, without_digest
+from shipway.references import without_digest
 from shipway.refs import CachePolicy, Extracted, Pushed, RecordType, Traffic
 from shipway.remotes import open_target
 from shipway.transfer.checksums import remote_checksums
@@ -127,10 +127,7 @@ class RemoteHandle(ShowsTree):
     def _remote_tree(self) -> RemoteTree:
         self._check()
         if self._tree is None:
-            store = self._store
-            self._tree = RemoteTree(
-                self._blobs, self._descriptors, store.root / "ingest", store.kept, store.indexes, limits=store.limits
-            )
+            self._tree = RemoteTree(self._blobs, self._descriptors, store=self._store)
         return self._tree
 
     def extract(
@@ -141,7 +138,7 @@ class RemoteHandle(ShowsTree):
         wildcard: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Extracted:
-        """Copy sources into `to_path`, fetching no more than is needed; see `shipway.refs.Extractable`."""
+        """Copy sources into `to_path`, fetching what is needed and not here; see `shipway.refs.Extractable`."""
         return self._remote_tree().extract(to_path, src_paths, parents=parents, wildcard=wildcard, progress=progress)
 
     def checksum(
@@ -205,11 +202,8 @@ class RemoteHandle(ShowsTree):
         """
         self._check()
         encoding = Encoding.of(compression, level, force=force)
-        target = Reference.parse(reference)
-        if target.digest:
-            raise Invalid("a push goes to a tag, not to a digest", where=reference)
-        remote = open_target(target, self._store.registries)
-        try:
+        target = push_target(reference)
+        with closing(open_target(target, self._store.registries)) as remote:
             return push_layers(
                 self._store,
                 self._layers,
@@ -219,8 +213,6 @@ class RemoteHandle(ShowsTree):
                 encoding=encoding,
                 progress=progress,
             )
-        finally:
-            remote.close()
 
     def _check(self) -> None:
         if self._released:
@@ -229,9 +221,7 @@ class RemoteHandle(ShowsTree):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __repr__(self) -> str:

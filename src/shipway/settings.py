@@ -1,4 +1,4 @@
-"""How registries are spoken to, as the configuration has it."""
+"""Tables of the configuration: how registries are spoken to, and what layers may claim."""
 
 from __future__ import annotations
 

@@ -93,10 +93,11 @@ class Upkeep:
         with self._store.database.write() as db:  # once more, now that nobody else can
             if not _is_due(db.execute("SELECT value FROM settings WHERE name = 'prune_due'").fetchall(), now):
                 return False
-            self._next(EVERY_SECONDS)
+            self._set_due(EVERY_SECONDS)
         return True
 
-    def _next(self, seconds: float) -> None:
+    def _set_due(self, seconds: float) -> None:
+        """Make the next run due in so many seconds."""
         with self._store.database.write() as db:
             db.execute(
                 "INSERT INTO settings VALUES ('prune_due', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -108,7 +109,7 @@ class Upkeep:
         try:
             for policy in self._policies:
                 prune(self._store, policy.options(self._store.root), stopped=self._stop.is_set)
-            self._next(max(EVERY_SECONDS, (time.monotonic() - start) * _SHARE))
+            self._set_due(max(EVERY_SECONDS, (time.monotonic() - start) * _SHARE))
         except (ShipwayError, OSError) as error:
             _say(error)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support.caches import OpenCache, counts, snapshots_on_disk, write
 from support.registry import blob_file, docker_registry
-from support.trees import free_port
+from support.trees import describe, free_port
 
 from shipway import (
     Cache,
     Config,
+    Corrupt,
     LocalImmutableRef,
     Missing,
     NotFound,
@@ -23,10 +26,12 @@ from shipway import (
     RemoteImmutableRef,
     Unavailable,
 )
+from shipway.explanations import Way
 from shipway.references import Reference
 from shipway.remotes import open_remote
 from shipway.server import serving
 from shipway.server.store_backend import StoreBackend
+from shipway.transfer.fetch import LARGE
 from shipway.transfer.images import find_image
 
 
@@ -57,6 +62,14 @@ class Registry:
         file.unlink()
         return data
 
+    def spoil(self, digest: str) -> None:
+        """Change bytes all over a blob as a broken disk would."""
+        file = blob_file(self.root, digest)
+        data = bytearray(file.read_bytes())
+        for at in range(len(data) // 4, len(data), 97):
+            data[at] ^= 0x55
+        file.write_bytes(data)
+
     def lose_layer(self, reference: str, number: int = -1) -> str:
         """Remove a layer of an image; return its digest."""
         digest = self.blobs(reference)[1][number]
@@ -76,6 +89,26 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     root = tmp_path_factory.mktemp("there")
     with docker_registry(root) as host:
         yield Registry(host, root)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two registries that have the same."""
+
+    here: Registry
+    there: Registry
+
+    def push(self, ref: LocalImmutableRef, form: str = "zstd:chunked") -> tuple[str, str, str]:
+        """Push a ref under the tag x of a repository of each; return these, and the digest of its top layer."""
+        place, other = self.here.place(), self.there.place()
+        for one in (place, other):
+            ref.push(f"{one}:x", compression=form, force=True)
+        return place, other, self.here.blobs(f"{place}:x")[1][-1]
+
+
+@pytest.fixture
+def both(here: Registry, there: Registry) -> Both:
+    return Both(here, there)
 
 
 @pytest.fixture
@@ -228,15 +261,35 @@ def test_who_found_it_gone_pushes_what_is_missing(
     base = tree(maker, "below")
     maker.put("key", tree(maker, "above", base), push_to=place)
     mine = open_cache(remotes=[place])
-    with found(mine, "key") as remote, remote.pull() as local:
-        here.lose_layer(remote.id, 0)
+    with found(mine, "key") as remote:
+        digest = here.blobs(remote.id)[1][0]
+        lost = here.lose(digest)
         with pytest.raises(Missing):
             remote.extract(tmp_path / "out", "file-below", "file-above")
+    blob_file(here.root, digest).write_bytes(lost)
+    with mine.remote(remote.id) as again, again.pull() as local:
+        here.lose(digest)
         assert mine.lookup("key") is None
         assert local.push(f"{place}:other").layers_moved == 1
     with found(mine, "key") as remote:
         remote.extract(tmp_path / "out")
     assert (tmp_path / "out/file-below").exists()
+
+
+def test_who_did_not_find_it_gone_heals_it_by_force(here: Registry, maker: Cache, open_cache: OpenCache) -> None:
+    place = here.place()
+    ref = tree(maker, "above", tree(maker, "below"))
+    pushed = ref.push(f"{place}:x")
+    config, layers = here.blobs(pushed.reference)
+    for digest in (config, layers[0]):
+        here.lose(digest)
+    again = ref.push(f"{place}:x")
+    assert (again.layers_moved, again.traffic.requests) == (0, 1)
+    healed = ref.push(f"{place}:x", force=True)
+    assert (healed.digest, healed.layers_moved) == (pushed.digest, 1)
+    assert ref.push(f"{place}:x", force=True).traffic.sent < 2_000  # the manifest
+    with open_cache().remote(f"{place}:x") as remote, remote.pull() as local:
+        assert texts(local) == {"bel", "abo"}
 
 
 @pytest.mark.slow
@@ -250,6 +303,133 @@ def test_the_program_says_it_is_a_miss(here: Registry, maker: Cache, tmp_path: P
         done = subprocess.run([*command, "extract", "key:key", "out"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (3, 1)
         assert said in done.stderr
+
+
+# What is there, and wrong
+
+
+FORMS = ["zstd:chunked", "gzip", "estargz"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_blob_that_is_wrong_is_taken_from_elsewhere(
+    both: Both, maker: Cache, open_cache: OpenCache, tmp_path: Path, form: str
+) -> None:
+    place, other, layer = both.push(tree(maker, f"wrong {form}"), form)
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        both.here.spoil(both.here.blobs(f"{place}:x")[0])
+        remote.extract(tmp_path / "out")
+        assert [file.read_text()[:3] for file in (tmp_path / "out").iterdir()] == ["wro"]
+        with remote.pull() as local:
+            assert texts(local) == {"wro"}
+    assert mine.verify() == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_blob_that_is_wrong_everywhere_is_an_error_that_names_all_places(
+    both: Both, maker: Cache, open_cache: OpenCache, tmp_path: Path, form: str
+) -> None:
+    place, other, layer = both.push(tree(maker, f"both {form}"), form)
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        both.there.spoil(layer)
+        for failing in (remote.pull, lambda: remote.extract(tmp_path / "out")):
+            with pytest.raises(Corrupt) as caught:
+                failing()
+            assert place in str(caught.value)
+            assert other in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert_nothing_came(mine)
+
+
+def test_a_blob_that_is_wrong_at_one_place_and_gone_from_the_other_is_an_error_that_says_so(
+    here: Registry, there: Registry, maker: Cache, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    place, other = here.place(), there.place()
+    pushed = tree(maker, "one and none").push(f"{place}:x")
+    tree(maker, "another").push(f"{other}:x")
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        here.spoil(here.blobs(pushed.reference)[1][0])
+        for failing in (remote.pull, lambda: remote.extract(tmp_path / "out")):
+            with pytest.raises(Corrupt, match=f"it came from {place}, it is not at {other}$"):
+                failing()
+    assert_nothing_came(mine)
+
+
+def test_of_a_large_blob_over_several_connections_too(
+    both: Both, maker: Cache, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/noise").write_bytes(os.urandom(LARGE + 1))
+    ref = maker.import_tree(tmp_path / "tree")
+    place, other, layer = both.push(ref)
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        with remote.pull() as local:
+            assert local.checksum("noise") == ref.checksum("noise")
+    assert mine.verify() == []
+
+
+@pytest.mark.parametrize("at", [0.3, 0.9])
+def test_where_ranges_are_wrong_only_these_are_taken_from_elsewhere(
+    both: Both, maker: Cache, open_cache: OpenCache, tmp_path: Path, at: float
+) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(20):
+        (tmp_path / f"tree/file{number:02}").write_bytes(os.urandom(100_000))
+    place, other, layer = both.push(maker.import_tree(tmp_path / "tree"))
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        file = blob_file(both.here.root, layer)
+        data = bytearray(file.read_bytes())
+        data[int(len(data) * at)] ^= 1
+        file.write_bytes(data)
+        done = remote.extract(tmp_path / "out")
+        assert done.traffic.received < 1.05 * len(data) + (1 - at) * len(data)
+    assert describe(tmp_path / "out", dir_times=False) == describe(tmp_path / "tree", dir_times=False)
+
+
+def test_a_layer_is_put_together_of_what_the_next_place_has_if_that_was_wrong(
+    both: Both, maker: Cache, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(40):
+        (tmp_path / f"tree/file{number:02}").write_bytes(os.urandom(100_000))
+    place, other, _ = both.push(maker.import_tree(tmp_path / "tree"))
+    mine = open_cache(remotes=[other])
+    with mine.remote(f"{place}:x") as remote:
+        remote.pull().release()
+    (tmp_path / "tree/file30").write_bytes(os.urandom(200_000))
+    place, new, layer = both.push(maker.import_tree(tmp_path / "tree"))
+    mine.close()
+    mine = open_cache(remotes=[new])
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        with remote.pull() as local, local.mounted() as path:
+            assert describe(path, dir_times=False) == describe(tmp_path / "tree", dir_times=False)
+            pulled = mine.explain_ref(local.id).pulled
+            assert pulled is not None
+            assert [one.way for one in pulled.layers] == [Way.ASSEMBLED]
+        assert remote.traffic.received < 1_000_000
+    assert mine.verify() == []
+
+
+@pytest.mark.parametrize("form", [None, "gzip"])
+def test_what_is_copied_from_one_place_to_another_is_right_too(
+    both: Both, maker: Cache, open_cache: OpenCache, form: str | None
+) -> None:
+    place, other, layer = both.push(tree(maker, f"copied {form}"))
+    mine, target = open_cache(remotes=[other]), both.there.place()
+    with mine.remote(f"{place}:x") as remote:
+        both.here.spoil(layer)
+        mine.push(remote, f"{target}:y", compression=form, force=form is not None)
+    with mine.remote(f"{target}:y") as remote, remote.pull() as local:
+        assert texts(local) == {"cop"}
 
 
 # A worker's own server
@@ -286,6 +466,27 @@ def test_a_worker_that_cannot_make_it_again_misses(maker: Cache, open_cache: Ope
 
 
 # Mirrors
+
+
+def test_what_is_wrong_at_a_mirror_is_taken_from_the_next_and_then_from_the_registry(
+    here: Registry, there: Registry, maker: Cache, tmp_path: Path
+) -> None:
+    place = here.place()
+    repository = place.partition(here.host)[2].strip("/")
+    ref = tree(maker, "mirrors")
+    pushed = ref.push(f"{place}:x")
+    for prefix in ("first", "second"):
+        ref.push(f"oci://{there.host}/{prefix}/{repository}:x")
+    there.spoil(here.blobs(pushed.reference)[1][0])  # for both mirrors
+    with (
+        mirrored(tmp_path / "mine", place, f"{there.host}/first", f"{there.host}/second") as mine,
+        mine.remote(f"{place}:x") as remote,
+    ):
+        remote.extract(tmp_path / "out")
+        with remote.pull() as local:
+            assert texts(local) == {"mir"}
+        assert mine.verify() == []
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def mirrored(root: Path, place: str, *mirrors: str, remotes: tuple[str, ...] = ()) -> Cache:

@@ -72,3 +72,19 @@ def test_mount8_shows_a_first_layer_and_a_chain_as_they_are(mounting: Cache, tmp
         assert {one.name: one.read_text() for one in path.iterdir()} == {"below": "1", "above": "2"}
         with pytest.raises(OSError, match="Read-only"):
             (path / "below").write_text("changed")
+
+
+def test_a_long_chain_is_looked_up_at_once(cache: Cache) -> None:
+    ref = None
+    statements: list[int] = []
+    for number in range(12):
+        with cache.new(ref) as work:
+            write(work, **{f"file-{number}": "text"})
+            ref = work.commit()
+        said: list[str] = []
+        cache.store.database._connection.set_trace_callback(said.append)
+        with ref.mounted() as path:
+            cache.store.database._connection.set_trace_callback(None)
+            assert len(list(path.iterdir())) == number + 1
+        statements.append(len(said))
+    assert set(statements[1:]) == {statements[1]}

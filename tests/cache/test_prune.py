@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -429,4 +430,17 @@ def test_a_directory_closed_to_its_owner_hinders_neither_du_nor_prune(open_cache
         work.commit().release()
     assert len(list(cache.disk_usage())) == 1
     assert [done.verdict for done in cache.prune()] == [Verdict.REMOVE]
+    assert list(cache.disk_usage()) == []
+
+
+def test_disk_usage_is_told_while_others_remove(cache: Cache, open_cache: OpenCache) -> None:
+    other = open_cache()
+    for _ in range(3):
+        for _ in range(100):
+            cache.new().commit().release()
+        with ThreadPoolExecutor(1) as pool:
+            removing = pool.submit(other.prune, all=True)
+            while not removing.done():
+                list(cache.disk_usage())
+            removing.result()
     assert list(cache.disk_usage()) == []

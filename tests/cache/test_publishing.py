@@ -51,6 +51,25 @@ def test_who_takes_them_reads_a_layer_by_ranges_that_it_never_read(
         assert ref.extract(tmp_path / "again", "file-50").traffic.received < size // 4
 
 
+def test_of_what_was_pulled_they_are_made_without_fetching_it_again_and_stay_when_it_is_pruned(
+    place: str, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    reader = open_cache("reader")
+    with reader.remote(place) as ref:
+        size = ref.size()
+        with ref.pull() as local:
+            pulled = local.id
+        before = ref.traffic.received
+        digest = ref.publish_indexes()
+        assert ref.traffic.received - before < 10_000
+    assert [one.id for one in reader.prune(ids=[pulled])] == [pulled]
+    with reader.remote(place) as ref:
+        assert 0 < ref.extract(tmp_path / "out", "file-30").traffic.received < size // 4
+    with open_cache("other").remote(place) as ref:
+        assert ref.take_indexes(digest) == 1
+        assert ref.extract(tmp_path / "again", "file-50").traffic.received < size // 4
+
+
 def test_nobody_uses_them_unasked(place: str, open_cache: OpenCache, tmp_path: Path) -> None:
     with open_cache("reader").remote(place) as ref:
         ref.publish_indexes()

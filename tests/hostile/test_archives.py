@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,7 @@ def test_an_archive_is_refused_or_unpacked_safely_through_every_way_in(
 ) -> None:
     wanted, members = layers_of(case, str(world.canary))
     layers = [plain(one) for one in members]
-    reference = registry.put(image(*layers))
-    with world.untouched():
-        pulled = world.pull(reference)
-        out = tmp_path / "beside" / "out"
-        out.parent.mkdir()
-        extracted = world.extract(reference, out)
-        shutil.rmtree(out.parent)
-        pushed = world.push(image(*layers))
+    pulled, extracted, pushed = world.every_way(registry, image(*layers), tmp_path / "beside")
     for outcome in (pulled, extracted):
         outcome.check(wanted, layers[-1].descriptor.digest)
     assert (pushed.error is None) == (wanted is None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,13 +22,7 @@ def test_a_table_of_contents_shows_what_the_archive_holds_or_is_refused(
 ) -> None:
     pulls, extracts, make = case
     layer = make()
-    reference = registry.put(image(layer))
-    with world.untouched():
-        pulled = world.pull(reference)
-        (tmp_path / "beside").mkdir()
-        extracted = world.extract(reference, tmp_path / "beside/out")
-        shutil.rmtree(tmp_path / "beside")
-        pushed = world.push(image(layer))
+    pulled, extracted, pushed = world.every_way(registry, image(layer), tmp_path / "beside")
     pulled.check(pulls, layer.descriptor.digest)
     extracted.check(extracts, layer.descriptor.digest)
     assert (pushed.error is None) == (pulls is None)

@@ -1,4 +1,4 @@
-"""Fixtures of this room's tests: open stores on every driver, and the program."""
+"""Fixtures of this room's tests: open stores on every driver, what is kept of remote layers, and the program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from support.caches import cache, open_cache
+from support.kept import database, kept
 from support.program import Program
 
-__all__ = ["cache", "open_cache"]
+__all__ = ["cache", "database", "kept", "open_cache"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,6 @@ from shipway.local.database import Database
 from shipway.local.kept import Kept
 from shipway.local.partial import Partial
 from shipway.oci import sha256
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "shipway.db")
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def kept(tmp_path: Path, database: Database) -> Kept:
-    (tmp_path / "kept").mkdir()
-    return Kept(tmp_path, database)
 
 
 def pieces(count: int, size: int = 100) -> dict[str, bytes]:

@@ -243,10 +243,11 @@ def test_a_stream_may_be_left_early(remote: Remote) -> None:
     assert read(remote, descriptor, 5, 5) == data[5:10]
 
 
-def test_an_error_of_the_reader_comes_out(remote: Remote) -> None:
+@pytest.mark.parametrize("kind", [KeyError, NotFound])
+def test_an_error_of_the_reader_comes_out(remote: Remote, kind: type[Exception]) -> None:
     descriptor = put(remote, random_bytes(4 << 20))
-    with pytest.raises(KeyError, match="mine"), remote.read_blob(descriptor) as pieces:
-        raise KeyError("mine", next(iter(pieces)))
+    with pytest.raises(kind, match="mine"), remote.read_blob(descriptor) as pieces:
+        raise kind(f"mine after {len(next(iter(pieces)))} bytes")
 
 
 def test_many_threads_read_at_once(remote: Remote) -> None:

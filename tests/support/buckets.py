@@ -44,6 +44,11 @@ class S3Server:
         """Return method, path and query of all requests."""
         return [f"{one['REQUEST_METHOD']} {one['PATH_INFO']}?{one.get('QUERY_STRING', '')}" for one in self.asked]
 
+    def unfinished_uploads(self) -> int:
+        """Return how many uploads in parts were neither completed nor aborted."""
+        with urllib.request.urlopen(f"{self.url}/{BUCKET}?uploads") as answer:
+            return int(answer.read().count(b"<Upload>"))
+
     def sent(self) -> int:
         """Return the bytes of all requests' bodies."""
         return sum(int(one.get("CONTENT_LENGTH") or 0) for one in self.asked)

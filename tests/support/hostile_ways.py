@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -160,6 +161,17 @@ class World:
             return way()
         except ShipwayError as error:
             return Outcome(error=error)
+
+    def every_way(self, registry: Registry, packaged: Packaged, beside: Path) -> tuple[Outcome, Outcome, Outcome]:
+        """Return what pulling it, extracting it below `beside` and pushing it come to; nothing else may change."""
+        reference = registry.put(packaged)
+        with self.untouched():
+            pulled = self.pull(reference)
+            beside.mkdir()
+            extracted = self.extract(reference, beside / "out")
+            shutil.rmtree(beside)
+            pushed = self.push(packaged)
+        return pulled, extracted, pushed
 
     def push_document(
         self, document: bytes, media_type: str, blobs: Iterable[bytes], manifests: Mapping[str, bytes]

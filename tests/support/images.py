@@ -49,6 +49,9 @@ class FileRemote:
         self, descriptor: Descriptor, offset: int = 0, length: int | None = None
     ) -> Iterator[Iterator[bytes]]:
         length = descriptor.size - offset if length is None else length
+        if not length and descriptor.size:  # nothing is asked for that
+            yield iter(())
+            return
         with self._lock:
             self.requests.append((descriptor.digest, offset, length))
         if not self.has_blob(descriptor):

@@ -1,4 +1,4 @@
-"""Fixtures of this room's tests: a real registry, and trees in several versions."""
+"""Fixtures of this room's tests: a real registry, what is kept of remote layers, and trees in several versions."""
 
 from __future__ import annotations
 

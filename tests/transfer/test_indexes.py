@@ -98,7 +98,7 @@ def layer(request: pytest.FixtureRequest, layers: dict[str, tuple[Descriptor, by
 
 
 def tree_of(files: FileRemote, layer: Descriptor, store: Store) -> RemoteTree:
-    return RemoteTree(files, [layer], store.root / "ingest", store.kept, store.indexes)
+    return RemoteTree(files, [layer], store=store)
 
 
 def take(tree: RemoteTree, out: Path, *sources: str) -> Extracted:

@@ -11,23 +11,16 @@ from support.images import FileRemote, put_layer
 from support.trees import describe
 
 from shipway.layers.toc import toc_location
-from shipway.local.database import Database
-from shipway.local.kept import Kept
+from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.transfer.remote_tree import RemoteTree
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "shipway.db")
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def kept(tmp_path: Path, database: Database) -> Kept:
-    (tmp_path / "kept").mkdir()
-    return Kept(tmp_path, database)
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "store", "native")
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -53,55 +46,55 @@ def layer(remote: FileRemote, tree: Path) -> Descriptor:
     return put_layer(remote, None, tree)
 
 
-def moved(remote: FileRemote, layer: Descriptor, kept: Kept, out: Path, *sources: str) -> int:
+def moved(remote: FileRemote, layer: Descriptor, store: Store, out: Path, *sources: str) -> int:
     """Extract with nothing in memory, and return how many bytes were fetched for it."""
-    return RemoteTree(remote, [layer], out.parent, kept).extract(out, sources).traffic.received
+    return RemoteTree(remote, [layer], store=store).extract(out, sources).traffic.received
 
 
 def test_a_second_extract_fetches_nothing(
-    remote: FileRemote, layer: Descriptor, tree: Path, kept: Kept, tmp_path: Path
+    remote: FileRemote, layer: Descriptor, tree: Path, store: Store, tmp_path: Path
 ) -> None:
     for number, sources in enumerate([("file07",), ("large",), ("sparse", "file30"), ()]):
         first, second = tmp_path / f"first{number}", tmp_path / f"second{number}"
-        assert moved(remote, layer, kept, first, *sources)
-        assert moved(remote, layer, kept, second, *sources) == 0
+        assert moved(remote, layer, store, first, *sources)
+        assert moved(remote, layer, store, second, *sources) == 0
         assert describe(first, dir_times=False) == describe(second, dir_times=False)
     assert describe(tmp_path / "second3") == describe(tree)
 
 
 def test_another_file_of_the_layer_costs_its_bytes(
-    remote: FileRemote, layer: Descriptor, kept: Kept, tmp_path: Path
+    remote: FileRemote, layer: Descriptor, store: Store, tmp_path: Path
 ) -> None:
-    moved(remote, layer, kept, tmp_path / "one", "file07")
-    assert moved(remote, layer, kept, tmp_path / "two", "file20") < 31_000
+    moved(remote, layer, store, tmp_path / "one", "file07")
+    assert moved(remote, layer, store, tmp_path / "two", "file20") < 31_000
 
 
 def test_damage_and_loss_are_made_good_by_fetching_again(
-    remote: FileRemote, layer: Descriptor, tree: Path, kept: Kept, tmp_path: Path
+    remote: FileRemote, layer: Descriptor, tree: Path, store: Store, tmp_path: Path
 ) -> None:
-    everything = moved(remote, layer, kept, tmp_path / "first")
-    for path in kept.directory.iterdir():
+    everything = moved(remote, layer, store, tmp_path / "first")
+    for path in store.kept.directory.iterdir():
         data = bytearray(path.read_bytes())
         for at in range(len(data) // 3, len(data), 10_000):
             data[at] ^= 1
         path.write_bytes(data)
-    again = moved(remote, layer, kept, tmp_path / "second")
+    again = moved(remote, layer, store, tmp_path / "second")
     assert 0 < again < everything * 1.1
     assert describe(tmp_path / "second") == describe(tree)
-    for path in kept.directory.iterdir():
+    for path in store.kept.directory.iterdir():
         path.unlink()
-    assert moved(remote, layer, kept, tmp_path / "third") > everything // 2
+    assert moved(remote, layer, store, tmp_path / "third") > everything // 2
     assert describe(tmp_path / "third") == describe(tree)
 
 
 def test_the_same_content_in_another_layer_is_not_fetched(
-    remote: FileRemote, layer: Descriptor, tree: Path, kept: Kept, tmp_path: Path
+    remote: FileRemote, layer: Descriptor, tree: Path, store: Store, tmp_path: Path
 ) -> None:
-    moved(remote, layer, kept, tmp_path / "first")
+    moved(remote, layer, store, tmp_path / "first")
     (tree / "file00").write_bytes(b"changed")
     (tree / "new").write_bytes(b"new")
     other = put_layer(remote, None, tree)
     location = toc_location(other)
     assert location is not None
-    assert moved(remote, other, kept, tmp_path / "second") < location.length + 200
+    assert moved(remote, other, store, tmp_path / "second") < location.length + 200
     assert describe(tmp_path / "second") == describe(tree)

@@ -246,7 +246,7 @@ def test_a_pull_and_an_extract_share_what_they_fetched(cache: Cache, remote: Fil
     from shipway.transfer.remote_tree import RemoteTree  # noqa: PLC0415
 
     layer = put_layer(remote, None, tree)
-    RemoteTree(remote, [layer], None, cache.store.kept).extract(tree.parent / "out")
+    RemoteTree(remote, [layer], store=cache.store).extract(tree.parent / "out")
     before = received(remote)
     record, moved = pulled(cache, remote, layer)
     assert (moved.way, moved.fetched, received(remote) - before) == (Way.ASSEMBLED, 0, 0)

@@ -14,7 +14,7 @@ from support.edits import LAYERS
 
 from shipway.errors import Corrupt, ShipwayError, UnsafeEntry
 from shipway.trees.directory import DirectoryTree
-from shipway.trees.entry import Entry
+from shipway.trees.entry import Entry, implied
 from shipway.trees.merged import MergedTree
 from shipway.trees.writer import TreeWriter
 
@@ -62,7 +62,7 @@ def paths(*layers: Sequence[Entry]) -> set[str]:
 
 
 def test_no_layers_show_an_empty_root() -> None:
-    assert everything(MergedTree([])) == {"": Entry(path="", kind="dir", mode=0o755)}
+    assert everything(MergedTree([])) == {"": implied("")}
 
 
 def test_a_whiteout_removes_what_lower_layers_have_at_and_below_its_path() -> None:
@@ -113,7 +113,7 @@ def test_a_directory_over_a_directory_merges_and_takes_the_later_metadata() -> N
 def test_anything_else_over_a_directory_removes_what_was_below_it() -> None:
     base = [directory("a"), directory("a/d"), regular("a/d/x")]
     for top in (regular("a"), symlink("a", "b"), Entry(path="a", kind="fifo")):
-        assert everything(MergedTree([base, [top]])) == {"": Entry(path="", kind="dir", mode=0o755), "a": top}
+        assert everything(MergedTree([base, [top]])) == {"": implied(""), "a": top}
 
 
 def test_a_directory_over_a_file_starts_empty_even_if_a_still_lower_layer_had_one() -> None:
@@ -126,7 +126,7 @@ def test_a_directory_over_a_file_starts_empty_even_if_a_still_lower_layer_had_on
 def test_missing_parent_directories_are_made() -> None:
     tree = MergedTree([[regular("a/b/c")]])
     made = tree.get("a/b")
-    assert made == Entry(path="a/b", kind="dir", mode=0o755)
+    assert made == implied("a/b")
 
 
 def test_missing_parents_are_taken_from_lower_layers() -> None:

@@ -10,7 +10,7 @@ from shipway.cli import moving, naming
 from shipway.cli.progress import shown
 from shipway.cli.session import InSession, Session
 from shipway.errors import Invalid
-from shipway.refs import RemoteImmutableRef
+from shipway.refs import AnyRef, RemoteImmutableRef
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
@@ -48,14 +48,14 @@ def diff(lower: str, upper: str, /, *, key: str | None = None, push: str | None 
         _keep(cache, made, key, push, session)
 
 
-def _held(cache: Cache, text: str, stack: ExitStack) -> naming.AnyRef:
+def _held(cache: Cache, text: str, stack: ExitStack) -> AnyRef:
     """Return the ref that `text` names, held as long as `stack`."""
     ref = naming.any_ref(cache, text)
     stack.callback(ref.release)
     return ref
 
 
-def _keep(cache: Cache, made: naming.AnyRef, key: str | None, push: str | None, session: Session) -> None:
+def _keep(cache: Cache, made: AnyRef, key: str | None, push: str | None, session: Session) -> None:
     """Print what became of a ref that was made: pushed, or in the store."""
     if push is not None:
         if key is not None:

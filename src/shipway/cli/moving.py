@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+
+from cyclopts import Parameter
 
 from shipway.cli import naming, text
 from shipway.cli.progress import shown
@@ -11,14 +13,26 @@ from shipway.errors import Invalid
 from shipway.refs import Pushed, RemoteImmutableRef
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class LayerForm:
+    """The options that say which form layers get where they are copied to."""
+
+    compression: str | None = None
+    """How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or uncompressed."""
+    level: int | None = None
+    """The compression's level: 1 to 22 for zstd, 0 to 3 for gzip."""
+    force: bool = False
+    """Pack layers again that have another form; with a level, all. And ask for every blob, whatever manifest is there
+    already, so that one that was lost is sent again."""
+
+
 def push(
     ref: str,
     reference: str,
     /,
     *,
-    compression: str | None = None,
-    level: int | None = None,
-    force: bool = False,
+    form: LayerForm = LayerForm(),
     session: InSession,
 ) -> None:
     """Copy a ref, as an OCI image, to a registry or another worker; only what is lacking there moves.
@@ -26,13 +40,9 @@ def push(
     Args:
         ref: An id, a unique prefix of one, or key:NAME.
         reference: Where to: oci://host[:port]/repository[:tag], s3://bucket/prefix#name, oci-layout:///dir[:tag], …
-        compression: How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or
-            uncompressed.
-        level: The compression's level: 1 to 22 for zstd, 0 to 3 for gzip.
-        force: Pack layers again that have another form; with a level, all.
     """
     with session.open() as cache, naming.local_ref(cache, ref) as local, shown(session) as progress:
-        pushed = cache.push(local, reference, compression=compression, level=level, force=force, progress=progress)
+        pushed = cache.push(local, reference, **asdict(form), progress=progress)
     show_pushed(session, pushed)
 
 
@@ -41,9 +51,7 @@ def convert(
     reference: str,
     /,
     *,
-    compression: str | None = None,
-    level: int | None = None,
-    force: bool = False,
+    form: LayerForm = LayerForm(),
     session: InSession,
 ) -> None:
     """Copy a ref, here or somewhere else, to a registry or another worker with its layers in another form.
@@ -53,12 +61,9 @@ def convert(
     Args:
         source: An id, key:NAME, or oci://host[:port]/repository[:tag][@digest]: then nothing is pulled into the store.
         reference: Where to: oci://host[:port]/repository[:tag].
-        compression: zstd:chunked (the default), zstd, gzip, estargz or uncompressed.
-        level: The compression's level: 1 to 22 for zstd, 0 to 3 for gzip.
-        force: Pack layers again that have another form; with a level, all.
     """
     with session.open() as cache, naming.any_ref(cache, source) as found, shown(session) as progress:
-        pushed = cache.push(found, reference, compression=compression, level=level, force=force, progress=progress)
+        pushed = cache.push(found, reference, **asdict(form), progress=progress)
     show_pushed(session, pushed)
 
 

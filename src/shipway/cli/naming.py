@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shipway.errors import Invalid
-from shipway.naming import KEY, AnyRef, any_ref, is_reference
+from shipway.naming import KEY, any_ref, is_reference
 from shipway.refs import LocalImmutableRef, RemoteImmutableRef
 
 if TYPE_CHECKING:
     from shipway.cache import Cache
 
-__all__ = ["KEY", "AnyRef", "any_ref", "is_reference", "local_ref", "record_id"]
+__all__ = ["KEY", "any_ref", "is_reference", "local_ref", "record_id"]
 
 
 def local_ref(cache: Cache, text: str) -> LocalImmutableRef:

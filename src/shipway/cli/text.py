@@ -8,20 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from shipway.refs import FileStat
-from shipway.trees.entry import Kind
+from shipway.values import FILE_TYPES
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
-
-_FILE_TYPES: dict[Kind, int] = {
-    "dir": stat.S_IFDIR,
-    "reg": stat.S_IFREG,
-    "symlink": stat.S_IFLNK,
-    "hardlink": stat.S_IFREG,
-    "char": stat.S_IFCHR,
-    "block": stat.S_IFBLK,
-    "fifo": stat.S_IFIFO,
-}
 
 
 def size(count: int) -> str:
@@ -109,7 +99,7 @@ def _described(name: str, value: object) -> str:
 
 def long_line(entry: FileStat) -> str:
     """Return one line about an object of a tree, as `ls -l` has it: mode, owner, size, time, path."""
-    mode = stat.filemode(_FILE_TYPES.get(entry.kind, 0) | entry.mode)
+    mode = stat.filemode(FILE_TYPES[entry.kind] | entry.mode)
     what = f"{entry.dev[0]},{entry.dev[1]}" if entry.kind in ("char", "block") else str(entry.size)
     changed = datetime.fromtimestamp(entry.mtime_ns // 10**9, UTC)
     target = f" -> {visible(entry.link)}" if entry.link else ""

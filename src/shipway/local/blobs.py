@@ -198,6 +198,13 @@ class Ingest:
         """Return the bytes written so far."""
         return os.fstat(self.file.fileno()).st_size
 
+    def begin_again(self) -> None:
+        """Throw away what came so far."""
+        self.file.seek(0)
+        self.file.truncate()
+        self._hash = hashlib.sha256()
+        self.came = 0
+
     def check(self, digest: str) -> None:
         """Raise `DigestMismatch` unless what went through `write` hashes to `digest`."""
         check_match(self.digest, digest, digest)

@@ -92,13 +92,16 @@ def _listed(store: Store, blob: Descriptor) -> Sequence[Entry]:
 
 
 @contextmanager
-def known_contents(store: Store, digests: Iterable[str]) -> Iterator[dict[str, Place]]:
-    """Yield where those of `digests` are that the snapshots of the store have, which are held meanwhile."""
+def known_contents(store: Store, digests: Iterable[str], *, learning: bool = True) -> Iterator[dict[str, Place]]:
+    """Yield where those of `digests` are that the snapshots of the store have, which are held meanwhile.
+
+    Without `learning` only layers count of which it is known already what they have.
+    """
     wanted = {prefix(digest): digest for digest in digests}
     found: dict[str, Place] = {}
     with ExitStack() as stack:
         looked = 0
-        for record_id, known in _lists(store) if wanted else ():
+        for record_id, known in _lists(store, learning=learning) if wanted else ():
             hits = [(key, index) for key, index in matching(wanted, known) if wanted[key] not in found]
             looked += len(known) // 8
             if hits and _hold(store, record_id, stack):
@@ -118,8 +121,18 @@ def has_contents(store: Store) -> bool:
     return bool(rows)
 
 
-def _lists(store: Store) -> Iterator[tuple[str, bytes]]:
-    """Yield each layer's digests, the newest layers first; those whose blob was not looked into yet are now."""
+def _lists(store: Store, *, learning: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield each layer's digests, the newest layers first."""
+    if learning:
+        _learn_all(store)
+    rows = store.database.read("SELECT record FROM contents JOIN records ON id = record ORDER BY created DESC")
+    for (record_id,) in rows:
+        for (known,) in store.database.read("SELECT digests FROM contents WHERE record = ?", record_id):
+            yield record_id, known
+
+
+def _learn_all(store: Store) -> None:
+    """Look into the blobs that were not looked into yet."""
     with store.leases.locked("contents"):  # several look at a time, and one of them has to learn
         blobs = store.database.read(
             "SELECT DISTINCT blobs.digest FROM records JOIN blobs USING (diff_id)"
@@ -129,10 +142,6 @@ def _lists(store: Store) -> Iterator[tuple[str, bytes]]:
             blob = store.blobs.get(digest)
             if blob is not None:
                 learn_blob(store, blob)
-    rows = store.database.read("SELECT record FROM contents JOIN records ON id = record ORDER BY created DESC")
-    for (record_id,) in rows:
-        for (known,) in store.database.read("SELECT digests FROM contents WHERE record = ?", record_id):
-            yield record_id, known
 
 
 def _hold(store: Store, record_id: str, stack: ExitStack) -> bool:
@@ -140,7 +149,7 @@ def _hold(store: Store, record_id: str, stack: ExitStack) -> bool:
         store.records.hold_immutable(record_id)
     except NotFound:  # pruned at this moment
         return False
-    stack.callback(store.records.unpin, record_id)
+    stack.callback(store.holds.let_go, record_id)
     return True
 
 

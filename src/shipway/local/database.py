@@ -239,6 +239,11 @@ class Database:
         with self._lock, self._typed_errors():
             return self._connection.execute(query, values).fetchall()
 
+    def each(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of one query, for which the connection is closed to others: take them all at once."""
+        with self._lock, self._typed_errors():
+            yield from self._connection.execute(query, values)
+
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside `BEGIN IMMEDIATE`; an exception rolls back. Joins one already open."""

@@ -59,11 +59,6 @@ class Partial(Ingest):
             partial.file.close()
         return size
 
-    def begin_again(self) -> None:
-        """Throw away what came before."""
-        os.ftruncate(self.file.fileno(), 0)
-        self.came = 0
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -255,7 +255,7 @@ def _drop(store: Store, blobs: Sequence[Blob]) -> set[str]:
         if known is not None:
             learn_blob(store, known)  # as long as there is a table of contents to learn from
     with store.database.write():
-        in_use = store.records.in_use()
+        in_use = store.holds.in_use()
         for blob in blobs:
             if store.tags.let_go_of_blob(blob.digest, in_use):
                 store.blobs.forget_row(blob.digest)

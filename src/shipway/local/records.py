@@ -8,28 +8,32 @@ between leaves files nobody refers to and never a row without its files.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from shipway.errors import Invalid, Locked, NotFound
 from shipway.local.database import Database
+from shipway.local.holds import Holds
 from shipway.local.leases import Leases
 from shipway.local.rows import COLUMNS, Kind, NewRecord, Record, delete, insert, read_row
 from shipway.refs import CachePolicy
-from shipway.snapshots.mount import is_mountpoint
+
+_FAMILY = "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"
 
 
 class Records:
     """The records of one store, seen by one instance."""
 
-    def __init__(self, database: Database, leases: Leases) -> None:
-        """Work on `database`; `leases` says who this instance is and who is alive."""
+    def __init__(self, database: Database, leases: Leases, holds: Holds) -> None:
+        """Work on `database`; `leases` says who this instance is and who is alive, `holds` what they hold."""
         self._database = database
         self._leases = leases
+        self._holds = holds
 
     # Looking up
 
@@ -48,25 +52,40 @@ class Records:
         """Return the oldest finished record of a layer and all below it, or None."""
         return self._first("chain_id = ? AND NOT mutable ORDER BY created, id", chain_id)
 
-    def with_prefix(self, prefix: str) -> list[str]:
-        """Return the ids of visible records that start with `prefix`, at most two."""
-        rows = self._database.read(
-            "SELECT id FROM records WHERE id >= ? AND id < ? LIMIT 2", prefix, prefix + "\U0010ffff"
-        )
-        return [row[0] for row in rows]
+    def id_of(self, prefix: str) -> str:
+        """Return the id that starts with `prefix`. `NotFound` if there is none, `Invalid` if there are several."""
+        query = "SELECT id FROM records WHERE id >= ? AND id < ? LIMIT 2"
+        matches = [row[0] for row in self._database.read(query, prefix, prefix + "\U0010ffff")] if prefix else []
+        if prefix in matches:
+            return prefix
+        if not matches:
+            raise NotFound("no such ref in this store", where=prefix, todo="`shipway ls` lists them")
+        if len(matches) > 1:
+            raise Invalid("several refs start with that", where=prefix, todo="give more of the id")
+        return str(matches[0])
 
     def all(self) -> list[Record]:
         """Return every record, oldest first."""
-        parents: dict[str, list[str]] = {}
-        with self._database.write() as db:  # a transaction, so that both queries see one state
-            for record, parent in db.execute("SELECT record, parent FROM parents ORDER BY record, position"):
-                parents.setdefault(record, []).append(parent)
-            rows = db.execute(f"SELECT {COLUMNS} FROM records ORDER BY created, id").fetchall()  # noqa: S608  constant columns
-        return [read_row(row, parents.get(row[0], ())) for row in rows]
+        return self._with_parents("records", "created, id")
 
     def parent(self, record: Record, position: int = 0) -> Record | None:
         """Return one of the parents of a record; None if it has no such."""
         return self.get(record.parents[position]) if len(record.parents) > position else None
+
+    def family(self, record: Record) -> dict[str, Record]:
+        """Return a record and all that it stands on, by their ids, in one look."""
+        if not record.parents:
+            return {record.id: record}
+        return {one.id: one for one in self._with_parents("family JOIN records USING (id)", "id", _FAMILY, record.id)}
+
+    def _with_parents(self, source: str, order: str, before: str = "", *values: str) -> list[Record]:
+        """Return the records of a source of rows, all as they are at one moment: it is one query."""
+        query = f"{before} SELECT {COLUMNS}, parent FROM {source} LEFT JOIN parents ON record = id"  # noqa: S608  constant
+        found: list[Record] = []
+        for _, rows in groupby(self._database.each(f"{query} ORDER BY {order}, position", *values), itemgetter(0)):
+            first, *others = rows
+            found.append(read_row(first, [row[-1] for row in (first, *others) if row[-1] is not None]))
+        return found
 
     def _first(self, condition: str, value: str) -> Record | None:
         rows = self._database.read(f"SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
@@ -134,7 +153,7 @@ class Records:
                     parents=tuple(parents),
                 ),
             )
-            self._hold(db, record_id)
+            self._holds.take(record_id)
         return self.get(record_id)
 
     def hold_mutable(self, record_id: str) -> Record:
@@ -146,35 +165,29 @@ class Records:
             record = self.get(record_id)
             if not record.mutable:
                 raise Invalid("is immutable", where=record_id, todo="make a mutable ref over it with new(parent=…)")
-            if self._is_held(db, record_id) or (record.twin is not None and self._is_held(db, record.twin)):
+            if self._holds.is_held(record_id) or (record.twin is not None and self._holds.is_held(record.twin)):
                 raise Locked("is held by somebody else", where=record_id, todo="wait until they release it")
             if record.twin is not None:
                 delete(db, record.twin)
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (record_id,))
-            self._hold(db, record_id)
+            self._holds.take(record_id)
         return self.get(record_id)
 
     def hold_again(self, record_id: str) -> Record | None:
         """Take one more hold on a mutable record that nobody but this instance holds; None if another one does."""
-        with self._database.write() as db:
-            mine = self.own_holds(record_id)
-            if not mine or self._is_held(db, record_id, but=self._leases.instance):
+        with self._database.write():
+            if not self._holds.own(record_id) or self._holds.is_held(record_id, by_others=True):
                 return None
-            self._hold(db, record_id)
+            self._holds.take(record_id)
         return self.get(record_id)
-
-    def own_holds(self, record_id: str) -> int:
-        """Return how many holds this instance has on a record."""
-        query = "SELECT count FROM holds WHERE record = ? AND instance = ?"
-        return sum(count for (count,) in self._database.read(query, record_id, self._leases.instance))
 
     def hold_immutable(self, record_id: str) -> Record:
         """Take one more hold on an immutable record. Raises `NotFound`, or `Invalid` for a mutable one."""
-        with self._database.write() as db:
+        with self._database.write():
             record = self.get(record_id)
             if record.mutable:
                 raise Invalid("is mutable", where=record_id, todo="take it with get_mutable")
-            self._hold(db, record_id)
+            self._holds.take(record_id)
         return record
 
     def commit(self, mutable_id: str) -> Record:
@@ -182,7 +195,7 @@ class Records:
         twin_id = secrets.token_hex(10)
         with self._database.write() as db:
             record = self.get(mutable_id)
-            if self.own_holds(mutable_id) > 1:
+            if self._holds.own(mutable_id) > 1:
                 raise Locked("is shared with others, who may still write", where=mutable_id, todo="wait for them")
             twin = msgspec.structs.replace(
                 record,
@@ -195,8 +208,7 @@ class Records:
             )
             insert(db, twin)
             db.execute("UPDATE records SET twin = ? WHERE id = ?", (twin_id, mutable_id))
-            db.execute("DELETE FROM holds WHERE record = ?", (mutable_id,))
-            self._hold(db, twin_id)
+            self._holds.pass_on(mutable_id, twin_id)
         return twin
 
     def finalized(self, immutable_id: str) -> None:
@@ -224,113 +236,44 @@ class Records:
     def release(self, record_id: str) -> list[str]:
         """Let go of one hold. Returns the snapshots that are to be removed, now that nobody wants them."""
         with self._database.write() as db:
-            mine = (record_id, self._leases.instance)
-            db.execute("UPDATE holds SET count = count - 1 WHERE record = ? AND instance = ?", mine)
-            db.execute("DELETE FROM holds WHERE record = ? AND instance = ? AND count <= 0", mine)
+            self._holds.let_go(record_id)
             db.execute(
                 "UPDATE records SET usage_count = usage_count + 1, last_used = ? WHERE id = ?",
                 (time.time_ns(), record_id),
             )
-            return self._drop_if_abandoned(db, record_id)
-
-    def unpin(self, record_id: str) -> None:
-        """Let go of a hold on an immutable record that was none of a user's: it was not used by that."""
-        with self._database.write() as db:
-            mine = (record_id, self._leases.instance)
-            db.execute("UPDATE holds SET count = count - 1 WHERE record = ? AND instance = ?", mine)
-            db.execute("DELETE FROM holds WHERE record = ? AND instance = ? AND count <= 0", mine)
-
-    def is_held(self, record_id: str) -> bool:
-        """Whether any living process holds the record itself."""
-        with self._database.write() as db:
-            return self._is_held(db, record_id)
-
-    def in_use(self) -> set[str]:
-        """Return the ids of all records that are held, or stand below one that is. Call `reclaim` first."""
-        with self._database.write() as db:
-            rows = db.execute(
-                "WITH RECURSIVE used (id) AS (SELECT record FROM holds UNION SELECT record FROM mounts"
-                " UNION SELECT parents.parent FROM parents JOIN used ON parents.record = used.id) SELECT id FROM used"
-            )
-            return {row[0] for row in rows}
+            return self._drop_if_abandoned(record_id)
 
     def reclaim(self) -> list[str]:
         """Take back the holds of the dead. Returns the snapshots that are to be removed."""
+        doomed: list[str] = []
         with self._database.write() as db:
-            return self._reclaim(db)
+            instances = db.execute("SELECT instance FROM holds UNION SELECT instance FROM pending").fetchall()
+            for (instance,) in instances:
+                if not self._leases.is_alive(instance):
+                    doomed += self.let_go(instance)
+            for record_id in self._holds.forget_stale_mounts():
+                doomed += self._drop_if_abandoned(record_id)
+        return doomed
 
     def let_go(self, instance: str) -> list[str]:
         """Let go of all that `instance` holds or is making. Returns the snapshots that are to be removed."""
         with self._database.write() as db:
-            return self._let_go(db, instance)
-
-    def _let_go(self, db: sqlite3.Connection, instance: str) -> list[str]:
-        held = db.execute("SELECT record FROM holds WHERE instance = ?", (instance,)).fetchall()
-        doomed = [row[0] for row in db.execute("SELECT snapshot FROM pending WHERE instance = ?", (instance,))]
-        db.execute("DELETE FROM holds WHERE instance = ?", (instance,))
-        db.execute("DELETE FROM pending WHERE instance = ?", (instance,))
-        for (record_id,) in held:
-            doomed += self._drop_if_abandoned(db, record_id)
+            doomed = [row[0] for row in db.execute("SELECT snapshot FROM pending WHERE instance = ?", (instance,))]
+            db.execute("DELETE FROM pending WHERE instance = ?", (instance,))
+            for record_id in self._holds.let_go_of_all(instance):
+                doomed += self._drop_if_abandoned(record_id)
         return doomed
 
-    def _reclaim(self, db: sqlite3.Connection) -> list[str]:
-        doomed: list[str] = []
-        instances = db.execute("SELECT instance FROM holds UNION SELECT instance FROM pending").fetchall()
-        for (instance,) in instances:
-            if not self._leases.is_alive(instance):
-                doomed += self._let_go(db, instance)
-        for target, record_id in db.execute("SELECT target, record FROM mounts").fetchall():
-            if not is_mountpoint(target):
-                db.execute("DELETE FROM mounts WHERE target = ?", (target,))
-                doomed += self._drop_if_abandoned(db, record_id)
-        return doomed
-
-    def _is_held(self, db: sqlite3.Connection, record_id: str, *, but: str = "") -> bool:
-        query = "SELECT instance FROM holds WHERE record = ? AND instance <> ?"
-        holders = db.execute(query, (record_id, but)).fetchall()
-        mounted = db.execute("SELECT target FROM mounts WHERE record = ?", (record_id,)).fetchall()
-        return any(self._leases.is_alive(row[0]) for row in holders) or any(is_mountpoint(row[0]) for row in mounted)
-
-    def _hold(self, db: sqlite3.Connection, record_id: str) -> None:
-        db.execute(
-            "INSERT INTO holds VALUES (?, ?, 1) ON CONFLICT (record, instance) DO UPDATE SET count = count + 1",
-            (record_id, self._leases.instance),
-        )
-
-    def _drop_if_abandoned(self, db: sqlite3.Connection, record_id: str) -> list[str]:
+    def _drop_if_abandoned(self, record_id: str) -> list[str]:
         """Delete a mutable record that was let go of uncommitted, unless it was to be retained."""
         record = self.find(record_id)
         if record is None or not record.mutable or record.twin or record.policy is CachePolicy.RETAIN:
             return []
-        if self._is_held(db, record_id):
-            return []
-        delete(db, record_id)
+        with self._database.write() as db:
+            if self._holds.is_held(record_id):
+                return []
+            delete(db, record_id)
         return record.snapshots
-
-    # Mounts that outlive us
-
-    def add_mount(self, target: str, record_id: str) -> None:
-        """Remember that the record is mounted at `target` for longer than this process lives."""
-        with self._database.write() as db:
-            db.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?)", (target, record_id))
-
-    def mounts(self) -> list[tuple[str, str]]:
-        """Return (target, record id) of all such mounts."""
-        return [(target, record) for target, record in self._database.read("SELECT target, record FROM mounts")]
-
-    def stale_mounts(self) -> list[str]:
-        """Return the targets of such mounts that are not there any more."""
-        return [target for target, _ in self.mounts() if not is_mountpoint(target)]
-
-    def take_mount(self, target: str) -> str | None:
-        """Forget the mount at `target` and hold its record ourselves instead; return the record's id."""
-        with self._database.write() as db:
-            row = db.execute("SELECT record FROM mounts WHERE target = ?", (target,)).fetchone()
-            if row is None:
-                return None
-            db.execute("DELETE FROM mounts WHERE target = ?", (target,))
-            self._hold(db, row[0])
-            return str(row[0])
 
     # Removing
 
@@ -343,52 +286,11 @@ class Records:
                 child = db.execute("SELECT record FROM parents WHERE parent = ?", (one,)).fetchone()
                 if child is not None:
                     raise Locked(f"{child[0]} stands on it", where=record_id, todo="remove that first")
-                if self._is_held(db, one):
+                if self._holds.is_held(one):
                     raise Locked("is in use", where=record_id, todo="release it first")
             for one in pair:
                 delete(db, one)
         return record.snapshots
-
-    def drop_with_children(self, record_id: str) -> list[Record]:
-        """Delete a record, its twin, and all that stands on them; return them. `Locked` if one is held."""
-        with self._database.write() as db:
-            rows = db.execute(
-                "WITH RECURSIVE doomed (id) AS (SELECT ? UNION SELECT parents.record FROM parents JOIN doomed"
-                " ON parents.parent = doomed.id UNION SELECT records.twin FROM records JOIN doomed"
-                " ON records.id = doomed.id WHERE records.twin IS NOT NULL) SELECT id FROM doomed",
-                (record_id,),
-            ).fetchall()
-            doomed = [record for (one,) in rows if (record := self.find(one)) is not None]
-            for record in doomed:
-                if self._is_held(db, record.id):
-                    raise Locked("it is in use", where=record.id, todo="release it first")
-            for record in doomed:
-                delete(db, record.id)
-        return doomed
-
-    def drop_broken(self, existing: Iterable[str]) -> list[str]:
-        """Delete records whose snapshot is not among `existing`, or whose parent is gone; return their ids.
-
-        `existing` is called for inside the transaction, when the rows have been read.
-        """
-        with self._database.write() as db:
-            rows = db.execute("SELECT id, snapshot FROM records WHERE snapshot IS NOT NULL").fetchall()
-            on_disk = set(existing)
-            broken = [record_id for record_id, snapshot in rows if snapshot not in on_disk]
-            exact = db.execute("SELECT id, exact FROM records WHERE exact <> ''").fetchall()
-            lost = [(record_id,) for record_id, snapshot in exact if snapshot not in on_disk]
-            db.executemany("UPDATE records SET exact = NULL WHERE id = ?", lost)
-            for record_id in broken:
-                delete(db, record_id)
-            while orphans := db.execute(
-                "SELECT record FROM parents WHERE parent NOT IN (SELECT id FROM records)"
-            ).fetchall():
-                for (record_id,) in orphans:
-                    delete(db, record_id)
-                    broken.append(record_id)
-            # A twin without its other half: the immutable one stands by itself, the mutable one can be taken again.
-            db.execute("UPDATE records SET twin = NULL WHERE twin NOT IN (SELECT id FROM records)")
-        return broken
 
     def unfinished_pairs(self) -> list[Record]:
         """Return the immutable records that are committed but not finalized."""

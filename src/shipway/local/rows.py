@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -14,7 +14,7 @@ Kind = Literal["layer", "merge", "diff"]
 """A layer over its parent, a merge of its parents, or what makes its second parent of its first."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row of `records` and its parents. Times are nanoseconds since 1970."""
 
     id: str
@@ -49,6 +49,9 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+_NO_LABELS: dict[str, str] = {}
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 COLUMNS = (
     "id, kind, mutable, twin, snapshot, exact, diff_id, chain_id, policy, record_type, description, labels,"
     " created, last_used, usage_count"
@@ -101,7 +104,7 @@ def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
     """Return the record of a row of `COLUMNS`."""
     return Record(
         id=row[0],
-        kind=row[1],
+        kind=_KINDS[row[1]],
         mutable=bool(row[2]),
         twin=row[3],
         snapshot=row[4],
@@ -111,7 +114,7 @@ def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
         policy=CachePolicy(row[8]),
         record_type=RecordType(row[9]),
         description=row[10],
-        labels=msgspec.json.decode(row[11], type=dict[str, str]),
+        labels=_decode_labels(row[11]) if row[11] != "{}" else _NO_LABELS,
         created=row[12],
         last_used=row[13],
         usage_count=row[14],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,12 @@ class Sizes:
         """Return the bytes of every snapshot of `records`, which are all there are; forget those of others."""
         wanted = {one.key: one for record in records for one in snapshots(record)}
         known = {key: (stamp, size) for key, stamp, size in self._database.read("SELECT * FROM sizes")}
+        changed: dict[str, int] = {}
         with os.scandir(self._directory) as items:
-            changed = {item.name: item.stat(follow_symlinks=False).st_mtime_ns for item in items if item.name in wanted}
+            for item in items:
+                if item.name in wanted:
+                    with suppress(FileNotFoundError):  # removed by somebody else while we look
+                        changed[item.name] = item.stat(follow_symlinks=False).st_mtime_ns
         gone = known.keys() - wanted.keys()
         if gone:
             with self._database.write() as db:

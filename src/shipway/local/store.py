@@ -27,7 +27,9 @@ from shipway.limits import Limits
 from shipway.local import layering
 from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
+from shipway.local.broken import drop_broken
 from shipway.local.database import Database
+from shipway.local.holds import Holds
 from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept
 from shipway.local.leases import Leases
@@ -86,7 +88,8 @@ class Store:
                 self.leases = Leases(root / "locks")
                 alone = repair and self._bury_the_dead()
             self.blobs = Blobs(root, self.database)
-            self.records = Records(self.database, self.leases)
+            self.holds = Holds(self.database, self.leases)
+            self.records = Records(self.database, self.leases, self.holds)
             self.tags = Tags(self.database)
             self.kept = Kept(root, self.database)
             self.indexes = Indexes(self.database, self.kept)
@@ -146,7 +149,7 @@ class Store:
         for record in self.records.unfinished_pairs():
             if record.snapshot is not None and self._is_committed(record.snapshot):
                 self.records.finalized(record.id)
-        self.records.drop_broken(self._existing_snapshots())
+        drop_broken(self.database, self.driver.keys)
         if alone:
             self.sweep()
 
@@ -163,9 +166,6 @@ class Store:
         except NotFound:
             return False
         return True
-
-    def _existing_snapshots(self) -> Iterator[str]:
-        yield from self.driver.keys()
 
     def sweep(self) -> None:
         """Remove what nothing refers to; only while nobody else has the store open."""
@@ -211,17 +211,23 @@ class Store:
 
     def layers(self, record: Record) -> list[Record]:
         """Return the records whose layers a tree is made of, base first."""
-        return layering.layers(record, self.records.get)
+        return layering.layers(record, self._family(record))
 
     def snapshot_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a tree's layers, base first."""
-        found = self.layers(record)
-        in_place = layering.is_in_place(found, self.records.get)
+        family = self._family(record)
+        found = layering.layers(record, family)
+        in_place = layering.is_in_place(found, family)
         chain = [
             self._own_snapshot(one) if here else self._exact_snapshot(one)
             for one, here in zip(found, in_place, strict=True)
         ]
         return [key for key in chain if key] or [self._empty_snapshot(found[-1])]
+
+    def _family(self, record: Record) -> layering.Get:
+        """Return what gives the records that a record stands on."""
+        found = self.records.family(record)
+        return lambda one: found.get(one) or self.records.get(one)  # which raises `NotFound`
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
@@ -314,9 +320,10 @@ class Store:
     def hold_mutable(self, record_id: str) -> Record:
         """Do what `Records.hold_mutable` does; a finalization that died half-way is completed first."""
         record = self.records.get(record_id)
-        half_done = record.twin is not None and record.snapshot is not None and self._is_committed(record.snapshot)
-        if record.mutable and record.twin is not None and half_done:
-            self.records.finalized(record.twin)
+        if record.mutable and record.twin is not None and record.snapshot is not None:
+            half_done = self._is_committed(record.snapshot)
+            if half_done:
+                self.records.finalized(record.twin)
         return self.records.hold_mutable(record_id)
 
     def finalize(self, record: Record) -> Record:

@@ -101,11 +101,6 @@ class Tags:
             for row in self._database.read("SELECT name FROM tags WHERE repository = ? ORDER BY name", repository)
         ]
 
-    def of_record(self, record: str) -> list[Tag]:
-        """Return the tags that name a record."""
-        rows = self._database.read(f"SELECT {_TAG_COLUMNS} FROM tags WHERE record = ? ORDER BY name", record)  # noqa: S608  constant
-        return [_tag(row) for row in rows]
-
     def repositories(self) -> list[str]:
         """Return the names of all repositories that have a tag; `shipway` always is one."""
         rows = self._database.read("SELECT DISTINCT repository FROM tags")
@@ -151,11 +146,6 @@ class Tags:
             return None
         digest, media_type, data = rows[0]
         return Descriptor(media_type=media_type, digest=digest, size=len(data)), data
-
-    def referrers(self, subject: str) -> list[tuple[Descriptor, bytes]]:
-        """Return the manifests whose subject is `subject` (distribution-spec, Listing referrers)."""
-        rows = self._database.read("SELECT digest FROM manifests WHERE subject = ? ORDER BY digest", subject)
-        return [self.manifest(digest) for (digest,) in rows]
 
     def delete_manifest(self, digest: str) -> bool:
         """Remove a manifest and the tags that name it; returns whether it was there."""

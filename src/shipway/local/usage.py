@@ -56,7 +56,7 @@ def disk_usage(store: Store, filters: Iterable[str] = ()) -> list[UsageRecord]:
 def accounts(store: Store) -> Accounts:
     """Return the store's books. Snapshots that did not change since the last time are not looked into."""
     store.reclaim()
-    in_use = store.records.in_use()
+    in_use = store.holds.in_use()
     records = store.records.all()
     sizes = store.sizes.of_all(records)
     blobs = layer_blobs(store)

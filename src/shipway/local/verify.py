@@ -129,10 +129,10 @@ def _verify_record(store: Store, findings: Findings, record: Record, damaged: Da
     pinned = True
     try:
         what = verify_layer(store, findings, store.records.get(record.id), damaged)
-        store.records.unpin(record.id)
+        store.holds.let_go(record.id)
         pinned = False
         if what:
             drop(store, findings, record.id, what)
     finally:
         if pinned:
-            store.records.unpin(record.id)
+            store.holds.let_go(record.id)

@@ -142,7 +142,7 @@ def _remake(store: Store, record: Record, chain: list[str], blob: Descriptor) ->
         store.driver.replace(chain[-1], key)
     store.records.forget_snapshot(key)
     for one in store.records.all():  # others may hold links to the very files that were damaged
-        if not store.records.is_held(one.id) or one.id == record.id:
+        if not store.holds.is_held(one.id) or one.id == record.id:
             _forget_derived(store, one)
 
 

@@ -7,9 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 from shipway import oci
+from shipway.errors import Locked
 from shipway.local.blobs import disk_errors
 from shipway.local.findings import Findings
-from shipway.local.rows import Record
+from shipway.local.rows import Record, delete
 from shipway.local.store import Store
 from shipway.trees.removal import remove_tree
 
@@ -137,7 +138,7 @@ def drop(store: Store, findings: Findings, record_id: str, what: str, *, kind: s
     """Note a record that cannot be repaired, and remove it with all that stands on it."""
 
     def mend() -> None:
-        dropped.extend(store.records.drop_with_children(record_id))
+        dropped.extend(_drop_with_children(store, record_id))
 
     dropped: list[Record] = []
     if findings.add(kind, record_id, what, "the record was dropped", mend):
@@ -145,6 +146,24 @@ def drop(store: Store, findings: Findings, record_id: str, what: str, *, kind: s
             if record.id != record_id:
                 findings.add("record", record.id, f"stood on {record_id}", "the record was dropped", lambda: None)
         store.drop_snapshots([key for record in dropped for key in record.snapshots])
+
+
+def _drop_with_children(store: Store, record_id: str) -> list[Record]:
+    """Delete a record, its twin, and all that stands on them; return them. `Locked` if one is held."""
+    with store.database.write() as db:
+        rows = db.execute(
+            "WITH RECURSIVE doomed (id) AS (SELECT ? UNION SELECT parents.record FROM parents JOIN doomed"
+            " ON parents.parent = doomed.id UNION SELECT records.twin FROM records JOIN doomed"
+            " ON records.id = doomed.id WHERE records.twin IS NOT NULL) SELECT id FROM doomed",
+            (record_id,),
+        ).fetchall()
+        doomed = [record for (one,) in rows if (record := store.records.find(one)) is not None]
+        for record in doomed:
+            if store.holds.is_held(record.id):
+                raise Locked("it is in use", where=record.id, todo="release it first")
+        for record in doomed:
+            delete(db, record.id)
+    return doomed
 
 
 def verify_leases(store: Store, findings: Findings) -> None:
@@ -155,7 +174,7 @@ def verify_leases(store: Store, findings: Findings) -> None:
     for instance, what in held:
         if not store.leases.is_alive(instance):
             findings.add("lease", instance, f"died holding {what}", "it was taken back", store.reclaim)
-    for target in store.records.stale_mounts():
+    for target in store.holds.stale_mounts():
         findings.add("lease", target, "is not mounted any more", "it was taken back", store.reclaim)
     for instance in store.dead_instances(bury=findings.repair):
         findings.add("lease", f"locks/{instance}", "its process is dead", "it was removed", lambda: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO
 
 from shipway import oci
@@ -31,6 +32,23 @@ def end_of_range(size: int, offset: int, length: int | None, where: str) -> int:
     if not 0 <= offset <= end <= size:
         raise Invalid(f"bytes {offset} to {end} are not within the blob's {size}", where=where)
     return end
+
+
+@contextmanager
+def reading_range(
+    descriptor: Descriptor,
+    offset: int,
+    length: int | None,
+    where: str,
+    opening: Callable[[int, int], AbstractContextManager[Iterator[bytes]]],
+) -> Iterator[Iterator[memoryview]]:
+    """Do what `BlobSource.read_blob` does with what `opening(start, end)` gives, which is not called for no bytes."""
+    end = end_of_range(descriptor.size, offset, length, where)
+    if offset == end:
+        yield iter(())
+        return
+    with opening(offset, end) as pieces:
+        yield _whole(pieces, end - offset, where)
 
 
 def describe_manifest(data: bytes, target: str, where: str) -> Descriptor:
@@ -92,7 +110,7 @@ def checked_pieces(file: BinaryIO, descriptor: Descriptor, sent: Callable[[int],
     oci.check_match("sha256:" + digest.hexdigest(), descriptor.digest, where)
 
 
-def whole_range(pieces: Iterator[bytes], length: int, where: str) -> Iterator[memoryview]:
+def _whole(pieces: Iterator[bytes], length: int, where: str) -> Iterator[memoryview]:
     """Yield exactly `length` bytes of `pieces`, none longer than `PIECE`; `Truncated` if they end before."""
     left = length
     while left:

@@ -11,11 +11,11 @@ what their descriptor says. Thread-safe; one instance is shared by parallel tran
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
-from shipway.errors import Unavailable
+from shipway.errors import Corrupt, Unavailable
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
 from shipway.settings import RegistrySettings
@@ -26,6 +26,29 @@ Registries = Mapping[str, RegistrySettings]
 
 class RangesRefused(Unavailable):
     """The place answers ranges with whole blobs; `remotes.spooled` makes do with those."""
+
+
+class Elsewhere(Corrupt):
+    """What came of a blob was not right, and there is another place to ask: whoever reads it again reads it there."""
+
+
+_T = TypeVar("_T")
+
+
+def until_right(read: Callable[[], _T]) -> _T:
+    """Return what `read` does, which checks what it reads; it reads again while there is another place to ask."""
+    while True:
+        try:
+            return read()
+        except Elsewhere:
+            continue
+
+
+@contextmanager
+def judged(source: BlobSource, descriptor: Descriptor) -> Iterator[None]:
+    """Let `Corrupt` that leaves the block tell of what is read of a blob in it, through whatever streams that came."""
+    with source.read_blob(descriptor, 0, 0):
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,8 @@ class BlobSource(Protocol):
         download. A range is never silently answered with the whole blob: `RangesRefused`, of which the rest
         of the blob has not been read. A connection that
         breaks is resumed where it broke. The pieces are *not* checked against the digest (a
-        range cannot be); the sum of their lengths is: `Truncated`.
+        range cannot be); the sum of their lengths is: `Truncated`. So check them inside the block: where there are
+        several places, `Corrupt` that leaves it becomes `Elsewhere` until all of them were asked.
         """
 
     def close(self) -> None:

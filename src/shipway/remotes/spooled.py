@@ -11,13 +11,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from shipway import oci
 from shipway.local.blobs import disk_errors
 from shipway.oci import Descriptor
-from shipway.remotes.contract import RangesRefused, Remote
+from shipway.remotes.contract import RangesRefused, Remote, until_right
 from shipway.remotes.wrapped import WrappedRemote
 
 _PIECE = 1 << 20
@@ -67,17 +68,22 @@ class SpooledRanges(WrappedRemote):
         with disk_errors(where):
             file = tempfile.TemporaryFile(dir=self._staging, prefix="whole-")  # noqa: SIM115  closed in close()
         try:
-            digest = hashlib.sha256()
-            with self._remote.read_blob(descriptor) as pieces, disk_errors(where):
-                for piece in pieces:
-                    digest.update(piece)
-                    file.write(piece)
-                file.flush()
-            oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
+            until_right(partial(self._copy, descriptor, file, where))
         except BaseException:
             file.close()
             raise
         return file
+
+    def _copy(self, descriptor: Descriptor, file: IO[bytes], where: str) -> None:
+        with self._remote.read_blob(descriptor) as pieces, disk_errors(where):
+            file.seek(0)
+            file.truncate()
+            digest = hashlib.sha256()
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
+            oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
 
     def close(self) -> None:
         """Let go of connections and blobs."""

@@ -13,7 +13,7 @@ from typing import Self
 
 from shipway import oci
 from shipway.cache import Cache
-from shipway.errors import Invalid, NotFound
+from shipway.errors import Invalid, NotFound, RepositoryNotFound
 from shipway.local.blobs import Ingest
 from shipway.local.rows import Record
 from shipway.local.store import Store
@@ -113,11 +113,6 @@ class StoreBackend:
         if not self._store.tags.delete_manifest(digest):
             raise NotFound("no such manifest", where=f"{repository}@{digest}")
 
-    def referrers(self, repository: str, digest: str) -> list[tuple[Descriptor, bytes]]:
-        """Return the manifests whose subject is `digest`."""
-        del repository  # manifests are shared by all repositories
-        return self._store.tags.referrers(digest)
-
     def blob_path(self, digest: str) -> tuple[Path, int]:
         """Return a blob's file and its size in bytes; `NotFound` if it is not here."""
         descriptor = self._store.blobs.get(digest)
@@ -134,12 +129,12 @@ class StoreBackend:
         return self._store.tags.repositories()
 
     def tags(self, repository: str) -> list[str]:
-        """Return a repository's tags in order; `NotFound` for one that has none."""
+        """Return a repository's tags in order; `RepositoryNotFound` for one that has none."""
         names = self._store.tags.names(repository)
         if repository == DEFAULT_REPOSITORY:
             names = sorted({*names, *(record.id for record in self._store.records.all() if not record.mutable)})
         elif not names:
-            raise NotFound("no such repository", where=repository)
+            raise RepositoryNotFound("no such repository", where=repository)
         return names
 
 

@@ -30,7 +30,7 @@ from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job, run_ahead
 from shipway.transfer.chunked import Stream, read_table
-from shipway.transfer.ranges import REQUEST_COST
+from shipway.transfer.ranges import PART, REQUEST_COST, runs, span
 from shipway.transfer.supply import Supply, supply
 from shipway.trees.entry import Buffer, Chunk, Entry
 
@@ -38,8 +38,6 @@ LEAST = 2 * REQUEST_COST
 """Blobs of fewer bytes are fetched whole: looking costs as much."""
 SHARE = 2
 """A layer is put together if no more than one byte in so many of its blob has to be fetched."""
-PART = 8 << 20
-"""Bytes of a range after which another one is begun, so that several connections share the work."""
 WORKERS = 4
 _ZEROS = bytes(1 << 20)
 
@@ -67,12 +65,14 @@ class Assembly:
         self._descriptor = descriptor
         self._where = f"{remote.name}@{descriptor.digest}"
         self.supply = found
-        self._ranges = _ranges(entries, found)
+        self._ranges = runs(
+            chunk for entry in entries for chunk in entry.chunks if not chunk.zeros and not found.has(chunk, entry)
+        )
 
     @property
     def total(self) -> int:
         """The bytes that are to be fetched by ranges."""
-        return sum(_end(chunks[-1]) - chunks[0].offset for chunks in self._ranges)
+        return sum(span(chunks).length for chunks in self._ranges)
 
     def archive(self, stack: ExitStack, came: Callable[[int], None]) -> Iterator[Buffer]:
         """Return the archive's bytes; `came` hears of bytes that were fetched, from several threads.
@@ -108,23 +108,23 @@ class Assembly:
 
     def _read(self, chunks: Sequence[Chunk], came: Callable[[int], None]) -> Generator[tuple[Chunk, bytes], None, None]:
         """Fetch one range and yield the chunks in it."""
-        start, end = chunks[0].offset, _end(chunks[-1])
-        with self._remote.read_blob(self._descriptor, start, end - start) as pieces:
-            stream = Stream(iter(pieces), start, self._where)
-            at = start
+        wanted = span(chunks)
+        with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
+            stream = Stream(iter(pieces), wanted.start, self._where)
+            at = wanted.start
             for chunk in chunks:
                 data = stream.take(chunk.offset, chunk.length)
                 content = decode_chunk(data, chunk, self._where)
                 self.pack.add(chunk.digest, data)
-                came(_end(chunk) - at)
-                at = _end(chunk)
+                came(chunk.offset + chunk.length - at)
+                at = chunk.offset + chunk.length
                 yield chunk, content
 
     def _fetch(self, chunk: Chunk, came: Callable[[int], None]) -> bytes:
         with self._remote.read_blob(self._descriptor, chunk.offset, chunk.length) as pieces:
             data = b"".join(pieces)
-        came(len(data))
-        return decode_chunk(data, chunk, self._where)
+            came(len(data))
+            return decode_chunk(data, chunk, self._where)
 
 
 def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stack: ExitStack) -> Assembly | None:
@@ -152,33 +152,10 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
     elif split is not None:
         with remote.read_blob(descriptor, split.offset, split.length) as pieces:
             data = b"".join(pieces)
+            check_split(data, table, location, where)
         assembly.tables += len(data)
-        check_split(data, table, location, where)
         assembly.members = split_members(data, split, entries, where)
     return assembly
-
-
-def _ranges(entries: Sequence[Entry], found: Supply) -> list[list[Chunk]]:
-    """Return the chunks that have to be fetched, in the order of the archive, those of one range together."""
-    ranges: list[list[Chunk]] = []
-    for entry in entries:
-        for chunk in entry.chunks:
-            if chunk.zeros or found.has(chunk, entry):
-                continue
-            if ranges and _fits(ranges[-1], chunk):
-                ranges[-1].append(chunk)
-            else:
-                ranges.append([chunk])
-    return ranges
-
-
-def _fits(chunks: Sequence[Chunk], chunk: Chunk) -> bool:
-    gap = chunk.offset - _end(chunks[-1])
-    return 0 <= gap <= REQUEST_COST and _end(chunk) - chunks[0].offset <= PART
-
-
-def _end(chunk: Chunk) -> int:
-    return chunk.offset + chunk.length
 
 
 def _weigh(item: tuple[Chunk, bytes]) -> int:

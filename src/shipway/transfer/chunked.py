@@ -1,35 +1,41 @@
-"""A remote layer with a table of contents: its entries for one request, its files by ranges."""
+"""A remote layer with a table of contents: its entries for one request, its files by ranges.
+
+What is here of its contents (`supply`) is taken from there; what turns out to be damaged there is fetched.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import zstandard
-from msgspec.structs import replace
 
 from shipway import oci
-from shipway.errors import Corrupt, Truncated
+from shipway.errors import Corrupt, Truncated, Unavailable
 from shipway.layers.bounds import Bounds
 from shipway.layers.contents import ChunkReader, Contents
-from shipway.layers.toc import TocLocation, decode_chunk
+from shipway.layers.toc import TocLocation
 from shipway.limits import Limits
 from shipway.local.kept import Kept, Pack
-from shipway.local.kept import Piece as KeptPiece
+from shipway.local.store import Store
 from shipway.oci import Descriptor
-from shipway.remotes.contract import BlobSource
-from shipway.transfer.ahead import Job
+from shipway.remotes.contract import BlobSource, Elsewhere, judged, until_right
+from shipway.transfer.ahead import Job, run_ahead
 from shipway.transfer.delivery import WHOLE, Piece
-from shipway.transfer.ranges import Range, plan
+from shipway.transfer.ranges import PART, REQUEST_COST, Range, plan, runs, span
+from shipway.transfer.remote_file import open_chunks
+from shipway.transfer.supply import Supply, supply
 from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
 
 _ZEROS = bytes(1 << 20)
+_CONNECTIONS = 4
+_LEARN = 2 * REQUEST_COST
+"""If fewer bytes are wanted, blobs that were not looked into yet are not: that takes as long as to fetch them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +59,13 @@ class ChunkedLayer:
     """A layer of a remote image that has a table of contents. Thread-safe."""
 
     def __init__(
-        self, remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None, limits: Limits
+        self, remote: BlobSource, descriptor: Descriptor, contents: Contents, store: Store | None, limits: Limits
     ) -> None:
-        """Read from `remote`, and what was read before from `kept`; nothing is fetched yet."""
+        """Read from `remote`, and what is in `store` from there; nothing is fetched yet."""
         self._limits = limits
         self._remote = remote
-        self._kept = kept
+        self._store = store
+        self._kept = store.kept if store is not None else None
         self._descriptor = descriptor
         self._contents = contents
         self._where = f"{remote.name}@{descriptor.digest}"
@@ -75,23 +82,29 @@ class ChunkedLayer:
         Raises what the remote raises, and `Corrupt` and its kinds.
         """
         if self._entries is None:
-            entries = read_table(self._remote, self._descriptor, self._contents, self._kept).entries
+            kept = None if self._is_here() else self._kept
+            entries = read_table(self._remote, self._descriptor, self._contents, kept).entries
             Bounds(self._limits, self._descriptor.size, self._where).count_table(entries)
             self._entries = entries
         return self._entries
 
-    def jobs(self, entries: Iterable[Entry], pack: Pack | None = None) -> list[Job[Piece]]:
+    def jobs(self, entries: Iterable[Entry], stack: ExitStack, pack: Pack | None = None) -> list[Job[Piece]]:
         """Return what reads the contents of `entries`, one job for each range to fetch.
 
         Every chunk is checked against its digest before it is delivered, and every file's whole
-        content before its last piece is. What is fetched goes to `pack`; files all of which is kept are not.
+        content before its last piece is. What is fetched goes to `pack`. Files much of which is here are read by a
+        job of their own, which fetches only the rest; what it reads from is held until `stack` is closed.
         """
         entries = list(entries)
-        held = self._held(entries)
-        here = [entry for entry in entries if _is_held(entry, held)]
-        jobs: list[Job[Piece]] = [partial(self._read_held, here, held)] if here else []
-        lacking = [entry for entry in entries if not _is_held(entry, held)] if here else entries
-        for files in _passes(_File.of(entry) for entry in lacking):
+        if self._is_here():
+            found, pack = None, None  # there is no reason to keep what is here
+        else:
+            size = sum(chunk.length for entry in entries for chunk in entry.chunks)
+            found = stack.enter_context(self._supply(entries, learning=size >= _LEARN))
+        here = [entry for entry in entries if _is_worth(entry, found)] if found is not None else []
+        jobs: list[Job[Piece]] = [partial(self._read_here, here, found, pack)] if here and found is not None else []
+        taken = {id(entry) for entry in here}
+        for files in _passes(_File.of(entry) for entry in entries if id(entry) not in taken):
             ranges = plan((file.extent for file in files), self._descriptor.size)
             rest = list(reversed(files))
             for one in ranges or [Range(0, 0)]:
@@ -101,56 +114,101 @@ class ChunkedLayer:
                 jobs.append(partial(self._read, one, inside, pack))
         return jobs
 
-    def _held(self, entries: Iterable[Entry]) -> Mapping[str, KeptPiece]:
-        if self._kept is None:
-            return {}
-        return self._kept.find(chunk.digest for entry in entries for chunk in entry.chunks if chunk.digest)
+    def open_file(self, entry: Entry) -> BinaryIO:
+        """Return the content of a file as a seekable file, which fetches the chunks that are read and not here."""
+        stack = ExitStack()
+        found = None if self._is_here() else stack.enter_context(self._supply([entry], learning=False))
 
-    def read_chunks(self, path: str, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
-        """Yield the checked contents of chunks of the file `path`; those that follow one another are one range.
+        def done() -> None:
+            with suppress(Unavailable):  # a store that was closed meanwhile holds nothing any more
+                stack.close()
 
-        None is fetched that was fetched before.
-        """
-        held = self._kept.find(chunk.digest for chunk in chunks if chunk.digest) if self._kept is not None else {}
-        for is_held, run in groupby(chunks, lambda chunk: chunk.digest in held):
-            some = list(run)
-            yield from self._take_held(path, some, held) if is_held else self._fetch(path, some)
+        return open_chunks(entry, partial(self._read_chunks, entry, found), done)
 
-    def _take_held(self, path: str, chunks: Iterable[Chunk], held: Mapping[str, KeptPiece]) -> Iterator[bytes]:
-        """Yield chunks that were fetched before; what turns out to be damaged, or gone, is fetched again."""
-        assert self._kept is not None
-        for chunk in chunks:
-            content = decode_kept(self._kept.read(held[chunk.digest]), chunk)
-            if content is not None:
-                yield content
-            else:
-                yield from self._fetch(path, [chunk])
+    def _is_here(self) -> bool:
+        """Whether all of the blob is in the store, from where `remote` takes it then."""
+        return self._store is not None and self._store.blobs.get(self._descriptor.digest) is not None
 
-    def _fetch(self, path: str, chunks: Sequence[Chunk]) -> Iterator[bytes]:
-        """Fetch one range, from the first to the last of chunks, and yield these."""
-        start, end = chunks[0].offset, chunks[-1].offset + chunks[-1].length
+    @contextmanager
+    def _supply(self, entries: Sequence[Entry], *, learning: bool) -> Iterator[Supply | None]:
+        if self._store is None:
+            yield None
+            return
+        with supply(self._store, entries, learning=learning) as found:
+            yield found
+
+    def _read_chunks(self, entry: Entry, found: Supply | None, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
+        """Yield the checked contents of chunks of a file; those that follow one another are one range."""
         with ExitStack() as stack:
-            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
-            pieces = stack.enter_context(self._remote.read_blob(self._descriptor, start, end - start))
-            reader = ChunkReader(self._contents)
-            stream = Stream(iter(pieces), start, self._where)
-            for chunk in chunks:
-                yield self._decode(chunk, path, reader, stream, pack)
+            pack = None
+            if found is not None:
+                found.look_again(chunks)
+                pack = stack.enter_context(found.keeping())
+            if found is None or not any(found.has(chunk, entry) for chunk in chunks):
+                yield from self._fetch(entry.path, chunks, pack)
+            else:
+                yield from self._take(entry, chunks, found, pack)
 
-    def _read_held(self, entries: Sequence[Entry], held: Mapping[str, KeptPiece]) -> Generator[Piece, None, None]:
-        """Yield files all of which was fetched before."""
+    def _take(
+        self, entry: Entry, chunks: Sequence[Chunk], found: Supply, pack: Pack | None
+    ) -> Generator[bytes, None, None]:
+        """Yield chunks of a file: those that are here, and ranges over several connections for the others.
+
+        What turns out to be damaged here, or gone, is fetched by itself.
+        """
+        jobs = [
+            partial(self._fetch, entry.path, run, pack)
+            for run in runs(chunk for chunk in chunks if not found.has(chunk, entry))
+        ]
+        with closing(run_ahead(jobs, len, workers=_CONNECTIONS, budget=PART)) as fetched:
+            for chunk in chunks:
+                if not found.has(chunk, entry):
+                    yield next(fetched)
+                    continue
+                content = found.content(chunk, entry)
+                if content is not None:
+                    yield content
+                else:
+                    yield from self._fetch(entry.path, [chunk], pack)
+
+    def _fetch(self, path: str, chunks: Sequence[Chunk], pack: Pack | None) -> Generator[bytes, None, None]:
+        """Fetch one range, from the first to the last of chunks, and yield these."""
+        return self._fetch_range(span(chunks), [(path, chunk) for chunk in chunks], pack)
+
+    def _fetch_range(
+        self, wanted: Range, chunks: Sequence[tuple[str, Chunk]], pack: Pack | None
+    ) -> Generator[bytes, None, None]:
+        """Fetch one range and yield the chunks in it, of files by their paths.
+
+        From the first that is not right on it is fetched anew, from another place, if there is one.
+        """
+        done = 0
+        while True:
+            start = chunks[done][1].offset if done else wanted.start
+            try:
+                with self._remote.read_blob(self._descriptor, start, wanted.end - start) as pieces:
+                    reader = ChunkReader(self._contents)
+                    stream = Stream(iter(pieces), start, self._where)
+                    for path, chunk in chunks[done:]:
+                        content = self._decode(chunk, path, reader, stream, pack)
+                        done += 1
+                        yield content
+            except Elsewhere:
+                continue
+            return
+
+    def _read_here(self, entries: Sequence[Entry], found: Supply, pack: Pack | None) -> Generator[Piece, None, None]:
+        """Yield files of which much is here."""
         for entry in entries:
             chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
-            yield from self._read_file(entry, self._take_held(entry.path, chunks, held))
+            with closing(self._take(entry, chunks, found, pack)) as plain:
+                yield from self._read_file(entry, plain)
 
     def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
-        with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
-            reader = ChunkReader(self._contents)
-            stream = Stream(iter(pieces), wanted.start, self._where)
+        chunks = [(entry.path, chunk) for entry in entries for chunk in entry.chunks if not chunk.zeros]
+        with closing(self._fetch_range(wanted, chunks, pack)) as plain:
             for entry in entries:
-                chunks = (chunk for chunk in entry.chunks if not chunk.zeros)
-                plain = (self._decode(chunk, entry.path, reader, stream, pack) for chunk in chunks)
                 yield from self._read_file(entry, plain)
 
     def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
@@ -215,23 +273,27 @@ def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, k
         fetched += len(found)
         return found
 
-    data = contents.fetch(read, where)
-    entries = contents.parse(data, where)
+    def read_all() -> tuple[bytes, Listing]:
+        with judged(remote, descriptor):
+            found = contents.fetch(read, where)
+            return found, contents.parse(found, where)
+
+    data, entries = until_right(read_all)
     if kept is not None and contents.is_stored:
         kept.put(contents.digest, data)
     return ReadTable(entries, data, fetched)
 
 
-def decode_kept(data: bytes, chunk: Chunk) -> bytes | None:
-    """Return the content of a chunk from how it was kept; None if that is something else, or nothing."""
-    with suppress(Corrupt):
-        if data:
-            return decode_chunk(data, replace(chunk, length=len(data), inner=0))
-    return None
-
-
-def _is_held(entry: Entry, held: Mapping[str, KeptPiece]) -> bool:
-    return bool(held) and all(chunk.zeros or chunk.digest in held for chunk in entry.chunks)
+def _is_worth(entry: Entry, found: Supply) -> bool:
+    """Whether so much of a file is here that the rest had better be fetched by itself."""
+    chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
+    lacking = [chunk for chunk in chunks if not found.has(chunk, entry)]
+    if not lacking:
+        return bool(chunks)
+    return (
+        len(lacking) < len(chunks)
+        and sum(span(run).length + REQUEST_COST for run in runs(lacking)) < span(chunks).length
+    )
 
 
 def _passes(files: Iterable[_File]) -> Iterator[list[_File]]:

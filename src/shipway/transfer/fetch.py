@@ -16,7 +16,7 @@ from shipway.local.blobs import Ingest
 from shipway.local.partial import Partial, beginning
 from shipway.local.store import Store
 from shipway.oci import Descriptor
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, judged
 from shipway.transfer.ahead import Job, run_ahead
 from shipway.trees.entry import Buffer
 
@@ -54,7 +54,8 @@ def fetch(remote: BlobSource, descriptor: Descriptor, start: int, connections: i
             except Unavailable:  # perhaps it does not answer ranges: one stream will tell
                 pass
             else:
-                yield chain((first,), pieces)
+                with judged(remote, descriptor):
+                    yield chain((first,), pieces)
                 return
     with remote.read_blob(descriptor, start, left) as stream:
         yield stream

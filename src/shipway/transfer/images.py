@@ -14,7 +14,7 @@ from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound, UnknownMediaType
 from shipway.layers.compression import compression_of, distributable
 from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescriptor, Platform
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import Remote, until_right
 
 MAX_LAYERS = 10_000
 MAX_SIZE = 1 << 62
@@ -128,9 +128,12 @@ def read_config(remote: Remote, image: Image) -> ImageConfig:
     config = image.manifest.config
     if config.size > oci.MAX_CONFIG:
         raise Corrupt(f"a configuration of {config.size} bytes", where=image.name)
-    with remote.read_blob(config) as pieces:
-        data = b"".join(pieces)
-    return parse_config(data, config, image.name)
+
+    def read() -> ImageConfig:
+        with remote.read_blob(config) as pieces:
+            return parse_config(b"".join(pieces), config, image.name)
+
+    return until_right(read)
 
 
 def parse_config(data: bytes, descriptor: Descriptor, where: str) -> ImageConfig:

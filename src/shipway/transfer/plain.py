@@ -28,7 +28,7 @@ from shipway.limits import Limits
 from shipway.local.indexes import Indexes
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, until_right
 from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
 from shipway.trees.checksum import header
@@ -107,7 +107,7 @@ class PlainLayer:
 
     def entries(self) -> Sequence[Entry]:
         """Return the layer's entries; on the first call all of it is read, and checked, for that."""
-        return self.known if self.known is not None else self.scan()
+        return self.known if self.known is not None else until_right(self.scan)
 
     def scan(
         self,
@@ -184,23 +184,29 @@ class PlainLayer:
     def _read_again(
         self, files: Sequence[tuple[str, Entry]], make_spool: Callable[[], IO[bytes]]
     ) -> Generator[Piece, None, None]:
-        missing = {entry.digest: path for path, entry in files}
+        paths = {entry.digest: path for path, entry in files}
         # Of a path that comes twice both contents are known: the first may be that of a hard link to it.
-        expected: dict[str, list[str]] = {path: [] for path in missing.values()}
+        expected: dict[str, list[str]] = {path: [] for path in paths.values()}
         for entry in self.entries():
             if entry.path in expected:
                 expected[entry.path].append(entry.digest)
 
-        def check(entry: Entry) -> bool:
-            known = expected.get(entry.path)
-            if known is not None and entry.digest not in known:
-                oci.check_match(entry.digest, known[0], f"{self._where}, {entry.path!r}")
-            missing.pop(entry.digest, None)
-            return not missing
+        def capture_all(capture: Capture) -> Mapping[str, str]:
+            missing = dict(paths)
+
+            def check(entry: Entry) -> bool:
+                known = expected.get(entry.path)
+                if known is not None and entry.digest not in known:
+                    oci.check_match(entry.digest, known[0], f"{self._where}, {entry.path!r}")
+                missing.pop(entry.digest, None)
+                return not missing
+
+            self.scan(capture, wanted=expected.__contains__, enough=check)
+            return missing
 
         with make_spool() as spool:
             capture = Capture(spool)
-            self.scan(capture, wanted=expected.__contains__, enough=check)
+            missing = until_right(partial(capture_all, capture))
             if missing:
                 raise NotFound(f"no file {min(missing.values())!r} in the layer", where=self._where)
             yield from _deliver(capture, [entry for _, entry in files])

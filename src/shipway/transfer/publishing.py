@@ -9,6 +9,7 @@ digests in it; from then on an index is as good as one that was made here.
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import msgspec
 
@@ -19,9 +20,10 @@ from shipway.layers.formats import contents_of
 from shipway.layers.index import MEDIA_TYPE, Index
 from shipway.local.store import Store
 from shipway.oci import Descriptor
-from shipway.remotes.contract import Remote
+from shipway.remotes.contract import Remote, until_right
 from shipway.transfer.images import Image
 from shipway.transfer.plain import PlainLayer
+from shipway.transfer.sources import HereFirst
 
 LAYER = "dev.shipway.layer"
 """Annotation of an index: the digest of the layer's blob."""
@@ -94,9 +96,7 @@ def take_indexes(store: Store, remote: Remote, image: Image, digest: str) -> int
     for layer, blob in found:
         if blob.size > MAX_TABLE:
             raise Corrupt(f"an index of {blob.size} bytes", where=where)
-        with remote.read_blob(blob) as pieces:
-            index = b"".join(pieces)
-        oci.verify(index, blob.digest, blob.size, where)
+        index = until_right(partial(_read, remote, blob, where))
         Index(index, layer).parse(index, where)
         store.indexes.save(layer, index)
     return len(found)
@@ -108,9 +108,16 @@ def _index(store: Store, remote: Remote, layer: Descriptor) -> bytes | None:
     known = store.indexes.load(layer)
     if known is not None:
         return known.data
-    plain = PlainLayer(remote, layer, store.limits, store.indexes)
-    plain.scan()
+    plain = PlainLayer(HereFirst(store, remote), layer, store.limits, store.indexes)
+    plain.entries()
     return plain.index
+
+
+def _read(remote: Remote, blob: Descriptor, where: str) -> bytes:
+    with remote.read_blob(blob) as pieces:
+        data = b"".join(pieces)
+        oci.verify(data, blob.digest, blob.size, where)
+    return data
 
 
 def _put(remote: Remote, blob: Descriptor, data: bytes) -> None:

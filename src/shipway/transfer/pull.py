@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, ShipwayError, Unavailable
@@ -24,12 +25,11 @@ from shipway.explanations import LayerPulled, Way
 from shipway.layers.unpack import unpack, unpack_archive
 from shipway.local.blobs import Ingest
 from shipway.local.contents import learn
-from shipway.local.partial import Partial
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, Elsewhere, until_right
 from shipway.transfer.assemble import Assembly, plan_assembly
 from shipway.transfer.fetch import arriving, fetch, open_ingest
 from shipway.trees.entry import Buffer, TreeSink
@@ -174,16 +174,21 @@ def _pull_layer(one: _Pull) -> Record:
                 record = store.records.hold_immutable(found.id)
                 one.moved = _moved(one, Way.HERE, "it was here already, over the same layers")
                 return record
+        remote = one.task.remote
         blob = store.blobs.get(one.descriptor.digest)
         if blob is not None:
-            with store.read_blob(blob) as pieces:
-                record = _unpack(one, pieces, None)
-            one.moved = _moved(one, Way.UNPACKED, "its blob was here already")
-            return record
-        remote = one.task.remote
+            try:
+                with store.read_blob(blob) as pieces:
+                    record = _unpack(one, pieces, None)
+            except Corrupt:
+                if remote is None:
+                    raise
+            else:
+                one.moved = _moved(one, Way.UNPACKED, "its blob was here already")
+                return record
         if remote is None:
             raise NotFound("no such blob in this store", where=one.descriptor.digest)
-        return _assembled(one, remote) or _fetched(one, remote)
+        return until_right(partial(_assembled, one, remote)) or _fetched(one, remote)
 
 
 def _moved(one: _Pull, way: Way, reason: str, **figures: int) -> LayerPulled:
@@ -191,11 +196,16 @@ def _moved(one: _Pull, way: Way, reason: str, **figures: int) -> LayerPulled:
 
 
 def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
-    """Return the record of a layer that was put together, None if it has to be fetched."""
+    """Return the record of a layer that was put together, None if it has to be fetched.
+
+    Raises `Elsewhere` if what was fetched for it was not right, and some other place may give it.
+    """
     one.why = "little of it was here"
     with ExitStack() as stack:
         try:
             assembly = plan_assembly(one.task.store, remote, one.descriptor, stack)
+        except Elsewhere:
+            raise
         except (Corrupt, Unavailable) as error:  # if it is really gone, fetching will say so
             one.why = f"its table of contents was of no use: {error.what}"
             return None
@@ -204,6 +214,8 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
         came = _Counter(one, assembly.total)
         try:
             record = _put_together(one, assembly, assembly.archive(stack, came.add))
+        except Elsewhere:
+            raise
         except Corrupt as error:
             one.why = f"it could not be put together: {error.what}"
             return None
@@ -242,29 +254,42 @@ def _fetched(one: _Pull, remote: BlobSource) -> Record:
         while True:
             resumed = ingest.came
             came = _Counter(one, one.descriptor.size, resumed)
+            record = None
             try:
                 record = _fetch_into(one, remote, ingest, came)
+            except Elsewhere:
+                pass
             except Corrupt:
-                whole = not ingest.kept and ingest.size() >= one.descriptor.size
-                if isinstance(ingest, Partial) and whole:  # else it broke off, and what came may be right
+                if _is_whole(one, ingest):  # else it broke off, and what came may be right
                     ingest.begin_again()
-                if not (resumed and whole):
-                    raise
-            else:
+                raise
+            if record is not None:
                 one.moved = _moved(one, Way.FETCHED, one.why, whole=came.done - resumed, resumed=resumed)
                 return record
+            ingest.begin_again()
 
 
-def _fetch_into(one: _Pull, remote: BlobSource, ingest: Ingest, came: _Counter) -> Record:
+def _is_whole(one: _Pull, ingest: Ingest) -> bool:
+    return not ingest.kept and ingest.size() >= one.descriptor.size
+
+
+def _fetch_into(one: _Pull, remote: BlobSource, ingest: Ingest, came: _Counter) -> Record | None:
+    """Return the record of a layer; None if what came of it before may not be right, so that all has to come again."""
+    resumed = ingest.came > 0
     with fetch(remote, one.descriptor, ingest.came, one.connections) as stream:
-        pieces = arriving(ingest, came.counted(stream))
-        if one.below is None or one.below.done.is_set() or one.task.store.driver.apart:
-            return _unpack(one, pieces, ingest)
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-        oci.check_size(ingest.size(), one.descriptor.size, one.descriptor.digest)
-        oci.check_match(f"sha256:{digest.hexdigest()}", one.descriptor.digest, one.descriptor.digest)
+        try:
+            pieces = arriving(ingest, came.counted(stream))
+            if one.below is None or one.below.done.is_set() or one.task.store.driver.apart:
+                return _unpack(one, pieces, ingest)
+            digest = hashlib.sha256()
+            for piece in pieces:
+                digest.update(piece)
+            oci.check_size(ingest.size(), one.descriptor.size, one.descriptor.digest)
+            oci.check_match(f"sha256:{digest.hexdigest()}", one.descriptor.digest, one.descriptor.digest)
+        except Corrupt:
+            if resumed and _is_whole(one, ingest):
+                return None
+            raise
     return _unpack(one, _reread(ingest), ingest)
 
 

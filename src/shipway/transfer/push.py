@@ -24,10 +24,10 @@ from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.references import Reference
 from shipway.refs import Pushed, Traffic
-from shipway.remotes.contract import BlobSource, Expected, Remote
+from shipway.remotes.contract import BlobSource, Expected, Remote, until_right
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.reencode import Encoding, reencoded
-from shipway.transfer.sources import RemoteLayer
+from shipway.transfer.sources import HereFirst, RemoteLayer
 from shipway.trees.diff import everything
 
 PARALLEL = 4
@@ -139,7 +139,7 @@ def push(
     is not in the store the one that it came from will do, if the remote has it or can take it from where it was seen.
     Raises what the remote raises; a tag that was there before is then as it was.
     """
-    sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), progress=progress)
+    sending = _Sending(store, remote, lambda blob: store.blobs.open(blob.digest), encoding.force, progress=progress)
     sending.look(tag)
     layers = ensure_layers(store, record, progress, sending.elsewhere, encoding)
     return sending.run(layers, tag, expected)
@@ -161,6 +161,7 @@ def push_layers(
     bucket from another prefix); what is lacking then is copied through this machine, without being unpacked,
     unless `encoding` forces another form. Raises what either side raises.
     """
+    blobs = HereFirst(store, blobs)
     found: list[Layer] = []
     for layer in layers:
         made = layer.descriptor, layer.diff_id
@@ -175,21 +176,28 @@ def push_layers(
             return store.blobs.open(blob.digest)
         spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
         try:
-            with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
-                digest = hashlib.sha256()
-                for piece in pieces:
-                    digest.update(piece)
-                    spool.write(piece)
-            oci.check_match("sha256:" + digest.hexdigest(), blob.digest, blob.digest)
+            until_right(partial(_copy, blobs, blob, spool))
             spool.seek(0)
         except BaseException:
             spool.close()
             raise
         return spool
 
-    sending = _Sending(store, remote, open_blob, progress=progress, near=near, source=blobs)
+    sending = _Sending(store, remote, open_blob, encoding.force, progress=progress, near=near, source=blobs)
     sending.look(tag)
     return sending.run(found, tag)
+
+
+def _copy(blobs: BlobSource, blob: Descriptor, file: BinaryIO) -> None:
+    """Write a blob into an empty file, or one of which a wrong copy is thrown away; it has been checked then."""
+    with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
+        file.seek(0)
+        file.truncate()
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+        oci.check_match("sha256:" + digest.hexdigest(), blob.digest, blob.digest)
 
 
 class _NotThere(Exception):
@@ -204,15 +212,20 @@ class _Sending:
         store: Store,
         remote: Remote,
         open_blob: Callable[[Descriptor], BinaryIO],
+        ask_all: bool,
         *,
         progress: ProgressCallback | None,
         near: Mapping[str, str] | None = None,
         source: BlobSource | None = None,
     ) -> None:
-        """Open blobs with `open_blob`, which reads from `source`; `near` are names of remotes by digests they have."""
+        """Open blobs with `open_blob`, which reads from `source`; `near` are names of remotes by digests they have.
+
+        With `ask_all` no manifest that is there is trusted to have its blobs.
+        """
         self._store = store
         self._remote = remote
         self._open_blob = open_blob
+        self._ask_all = ask_all
         self._near = near or {}
         self._progress = progress
         self._sources = [one for one in (remote, source) if one is not None]
@@ -226,7 +239,7 @@ class _Sending:
 
     def look(self, tag: str | None) -> None:
         """Take notice of what is under the tag: whatever that image has is there already."""
-        if tag is not None:
+        if tag is not None and not self._ask_all:
             self._there = self._look(tag)
 
     def _look(self, target: str) -> str:
@@ -268,7 +281,7 @@ class _Sending:
         name = str(place.at(tag=tag) if tag else place.at(digest=descriptor.digest))
         lacking: list[Descriptor] = []
         if self._there != descriptor.digest or expected is not None:  # whether that holds is for the place to say
-            if self._remote.name in self._store.places.of_blob(descriptor.digest):
+            if not self._ask_all and self._remote.name in self._store.places.of_blob(descriptor.digest):
                 self._look(descriptor.digest)
             lacking = self._send([blob for digest, blob in blobs.items() if digest not in self._known], config)
             put = partial(self._remote.put_manifest, descriptor, manifest, tag=tag, expected=expected)

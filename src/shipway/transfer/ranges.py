@@ -10,14 +10,19 @@ a blob would be read in ranges it is read in one go: servers, caches and proxies
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from shipway.trees.entry import Chunk
 
 REQUEST_COST = 512 << 10
 """What a request costs, in bytes; the largest gap that is read rather than skipped."""
 
 WHOLE_SHARE = 3
 """If more than one part in this many of a blob would be read, one range spans all that is needed."""
+
+PART = 8 << 20
+"""Bytes of a range of chunks after which another one is begun, so that several connections share the work."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,3 +52,24 @@ def plan(needed: Iterable[Range], blob_size: int) -> list[Range]:
     if sum(piece.length for piece in ranges) * WHOLE_SHARE > blob_size:
         return [Range(ranges[0].start, ranges[-1].end)]
     return ranges
+
+
+def runs(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
+    """Return chunks that have to be fetched, in their order, those together that one range is to bring."""
+    found: list[list[Chunk]] = []
+    for chunk in chunks:
+        if found and _fits(found[-1], chunk):
+            found[-1].append(chunk)
+        else:
+            found.append([chunk])
+    return found
+
+
+def span(chunks: Sequence[Chunk]) -> Range:
+    """Return the range from the first of some chunks to the end of the last."""
+    return Range(chunks[0].offset, chunks[-1].offset + chunks[-1].length)
+
+
+def _fits(chunks: Sequence[Chunk], chunk: Chunk) -> bool:
+    before = span(chunks)
+    return 0 <= chunk.offset - before.end <= REQUEST_COST and chunk.offset + chunk.length - before.start <= PART

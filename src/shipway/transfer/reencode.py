@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, cast
 
 from shipway import oci
@@ -20,7 +21,7 @@ from shipway.local.blobs import disk_errors
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, until_right
 from shipway.trees.entry import Buffer
 
 
@@ -66,26 +67,38 @@ def reencoded(
             for known in store.blobs.of_layer(diff_id):
                 if encoding.fits(known) and store.blobs.path(known.digest).exists():
                     return known, diff_id
-        with (
-            _open(store, descriptor, source) as pieces,
-            store.blobs.ingest() as ingest,
-            disk_errors(descriptor.digest),
-            tempfile.TemporaryFile(dir=store.root / "ingest", prefix="encode-") as spool,
-        ):
-            archive = _Archive(pieces, descriptor, diff_id)
-            packed = repack(
-                archive,
-                ingest.file,
-                cast("BinaryIO", spool),
-                encoding.compression,
-                encoding.level,
-                where=descriptor.digest,
-                progress=progress,
-            )
-            archive.check()
-            _check_diff_id(packed, diff_id, encoding, descriptor)
-            store.blobs.keep(ingest, packed.descriptor, packed.diff_id)
+        packed = until_right(partial(_repacked, store, layer, source, encoding, progress))
     return packed.descriptor, packed.diff_id
+
+
+def _repacked(
+    store: Store,
+    layer: tuple[Descriptor, str],
+    source: BlobSource | None,
+    encoding: Encoding,
+    progress: ProgressCallback | None,
+) -> Packed:
+    descriptor, diff_id = layer
+    with (
+        _open(store, descriptor, source) as pieces,
+        store.blobs.ingest() as ingest,
+        disk_errors(descriptor.digest),
+        tempfile.TemporaryFile(dir=store.root / "ingest", prefix="encode-") as spool,
+    ):
+        archive = _Archive(pieces, descriptor, diff_id)
+        packed = repack(
+            archive,
+            ingest.file,
+            cast("BinaryIO", spool),
+            encoding.compression,
+            encoding.level,
+            where=descriptor.digest,
+            progress=progress,
+        )
+        archive.check()
+        _check_diff_id(packed, diff_id, encoding, descriptor)
+        store.blobs.keep(ingest, packed.descriptor, packed.diff_id)
+    return packed
 
 
 def _open(

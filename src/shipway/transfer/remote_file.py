@@ -28,15 +28,16 @@ ReadChunks = Callable[[Sequence[Chunk]], Generator[bytes, None, None]]
 """Yields the checked contents of chunks that follow one another in a blob, for one request."""
 
 
-def open_chunks(entry: Entry, read_chunks: ReadChunks) -> BinaryIO:
-    """Return the content of a file with chunks as a buffered file; nothing is fetched yet."""
-    return cast(BinaryIO, io.BufferedReader(_ChunkFile(entry, read_chunks), BUFFER))
+def open_chunks(entry: Entry, read_chunks: ReadChunks, done: Callable[[], None]) -> BinaryIO:
+    """Return the content of a file with chunks as a buffered file that calls `done` when it is closed."""
+    return cast(BinaryIO, io.BufferedReader(_ChunkFile(entry, read_chunks, done), BUFFER))
 
 
 class _ChunkFile(io.RawIOBase):
     """A file whose content is chunks, which may be holes. Used by one thread at a time."""
 
-    def __init__(self, entry: Entry, read_chunks: ReadChunks) -> None:
+    def __init__(self, entry: Entry, read_chunks: ReadChunks, done: Callable[[], None]) -> None:
+        self._done = done
         self.name = "/" + entry.path
         self._size = entry.size
         self._chunks = entry.chunks
@@ -104,6 +105,7 @@ class _ChunkFile(io.RawIOBase):
     def close(self) -> None:
         self._leave_stream()
         self._cache.clear()
+        self._done()
         super().close()
 
     def _leave_stream(self) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -19,18 +20,18 @@ from typing import BinaryIO
 from shipway.layers.formats import contents_of
 from shipway.layers.index import Index
 from shipway.limits import Limits
-from shipway.local.indexes import Indexes
-from shipway.local.kept import Kept, Pack
+from shipway.local.kept import Pack
+from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
-from shipway.remotes.contract import BlobSource
+from shipway.remotes.contract import BlobSource, until_right
 from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
 from shipway.transfer.plain import Capture, PlainLayer
-from shipway.transfer.remote_file import open_chunks
 from shipway.transfer.search import Search
+from shipway.transfer.sources import HereFirst
 from shipway.trees.content import ContentWriter
 from shipway.trees.entry import Content, Entry
 from shipway.trees.extract import extract
@@ -43,10 +44,10 @@ Layer = ChunkedLayer | PlainLayer
 class RemoteTree:
     """The tree that `layers`, base first, of a remote show; implements `SeekableTree`. Thread-safe.
 
-    `staging` is a directory for contents on their way (files without a name, gone with the process);
-    by default the system's; `kept` is where tables of contents and chunks are remembered that were fetched, and
-    `indexes` those of layers without tables, by default nowhere. Every layer is held to `limits`. Every method may
-    raise what the remote raises, and `Corrupt` and its kinds for what is not what its digest, size or format promised.
+    What is in `store`, if one is given, is taken from there, and what was fetched is remembered there. `staging` is a
+    directory for contents on their way (files without a name, gone with the process); by default the store's, else the
+    system's. Every layer is held to `limits`, by default the store's. Every method may raise what the remote raises,
+    and `Corrupt` and its kinds for what is not what its digest, size or format promised.
     """
 
     def __init__(
@@ -54,17 +55,16 @@ class RemoteTree:
         remote: BlobSource,
         layers: Sequence[Descriptor],
         staging: Path | None = None,
-        kept: Kept | None = None,
-        indexes: Indexes | None = None,
         *,
+        store: Store | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Show the tree; nothing is fetched yet. Raises `UnknownMediaType`."""
-        self._remote = remote
-        self._staging = staging
-        self._kept = kept
-        self._limits = limits or Limits()
-        self._layers = [_open_layer(remote, descriptor, kept, indexes, self._limits) for descriptor in layers]
+        self._remote = remote if store is None else HereFirst(store, remote)
+        self._staging = staging or (store.root / "ingest" if store is not None else None)
+        self._store = store
+        self._limits = limits or (store.limits if store is not None else Limits())
+        self._layers = [self._open_layer(descriptor) for descriptor in layers]
         self._lock = threading.Lock()
         self._view: _View | None = None
 
@@ -142,8 +142,17 @@ class RemoteTree:
                     entries = list(pool.map(_list_layer, self._layers))
                 if self._settle():
                     entries = [_list_layer(layer) for layer in self._layers]
-                self._view = _View(list(self._layers), entries, {}, self._staging, self._kept)
+                self._view = _View(list(self._layers), entries, {}, self._staging, self._store)
             return self._view
+
+    def _open_layer(self, descriptor: Descriptor) -> Layer:
+        indexes = self._store.indexes if self._store is not None else None
+        contents = contents_of(descriptor)
+        if contents is None and indexes is not None:
+            contents = indexes.load(descriptor)
+        if contents is None:
+            return PlainLayer(self._remote, descriptor, self._limits, indexes)
+        return ChunkedLayer(self._remote, descriptor, contents, self._store, self._limits)
 
     def _settle(self) -> bool:
         """Read layers without tables by their indexes from now on, where one was made; return whether any is."""
@@ -156,7 +165,7 @@ class RemoteTree:
         if layer.index is None or layer.with_records:
             return layer
         return ChunkedLayer(
-            self._remote, layer.descriptor, Index(layer.index, layer.descriptor), self._kept, self._limits
+            self._remote, layer.descriptor, Index(layer.index, layer.descriptor), self._store, self._limits
         )
 
     def _find(self, search: Search, stack: ExitStack, progress: ProgressCallback | None) -> _View:
@@ -177,12 +186,12 @@ class RemoteTree:
                 enough = search.look_at_layer(found[number])
             else:
                 captures[number] = Capture(stack.enter_context(_make_spool(self._staging)))
-                found[number] = layer.scan(captures[number], wanted=search.wants, enough=search.look, progress=progress)
+                search, found[number] = until_right(partial(_scan, layer, search, captures[number], progress))
                 enough = search.satisfied
                 search.leave_layer(found[number])
             if enough:
                 break
-        return _View(layers, found, captures, self._staging, self._kept)
+        return _View(layers, found, captures, self._staging, self._store)
 
 
 class _View:
@@ -194,10 +203,10 @@ class _View:
         entries: Sequence[Iterable[Entry]],
         captures: dict[int, Capture],
         staging: Path | None,
-        kept: Kept | None,
+        store: Store | None,
     ) -> None:
         self._layers = layers
-        self._kept = kept
+        self._store = store
         self._captures = captures
         self._staging = staging
         self._merged = MergedTree(entries)
@@ -217,8 +226,8 @@ class _View:
             if len(others) == 1:
                 fetched.append(entry)
         with ExitStack() as stack:
-            pack = stack.enter_context(self._kept.writing()) if self._kept is not None else None
-            pieces = stack.enter_context(closing(run_ahead(self._jobs(fetched, pack), weigh)))
+            pack = stack.enter_context(self._store.kept.writing()) if self._store is not None else None
+            pieces = stack.enter_context(closing(run_ahead(self._jobs(fetched, stack, pack), weigh)))
             yield from repeated(
                 assemble(pieces), lambda entry: same[_content_key(entry)][1:], lambda: _make_spool(self._staging)
             )
@@ -227,7 +236,7 @@ class _View:
         number, _ = self._merged.origin_of(entry)
         layer = self._layers[number]
         if isinstance(layer, ChunkedLayer):
-            return open_chunks(entry, partial(layer.read_chunks, entry.path))
+            return layer.open_file(entry)
         with _make_spool(self._staging) as spool, closing(self.read([entry])) as files:
             for _, content in files:
                 try:
@@ -236,7 +245,7 @@ class _View:
                     raise typed(error, entry.path) from error
             return open(f"/proc/self/fd/{spool.fileno()}", "rb")
 
-    def _jobs(self, entries: Sequence[Entry], pack: Pack | None) -> list[Job[Piece]]:
+    def _jobs(self, entries: Sequence[Entry], stack: ExitStack, pack: Pack | None) -> list[Job[Piece]]:
         by_layer: dict[int, list[tuple[str, Entry]]] = {}
         for entry in entries:
             number, path = self._merged.origin_of(entry)
@@ -245,7 +254,7 @@ class _View:
         for number, files in sorted(by_layer.items()):
             layer = self._layers[number]
             if isinstance(layer, ChunkedLayer):
-                jobs += layer.jobs((entry for _, entry in files), pack)
+                jobs += layer.jobs((entry for _, entry in files), stack, pack)
             else:
                 jobs += layer.jobs(files, self._captures.get(number), lambda: _make_spool(self._staging))
         return jobs
@@ -267,15 +276,12 @@ def extract_remote(
     return tree.extract(to_path, sources, parents=parents, wildcard=wildcard, progress=progress)
 
 
-def _open_layer(
-    remote: BlobSource, descriptor: Descriptor, kept: Kept | None, indexes: Indexes | None, limits: Limits
-) -> Layer:
-    contents = contents_of(descriptor)
-    if contents is None and indexes is not None:
-        contents = indexes.load(descriptor)
-    if contents is None:
-        return PlainLayer(remote, descriptor, limits, indexes)
-    return ChunkedLayer(remote, descriptor, contents, kept, limits)
+def _scan(
+    layer: PlainLayer, search: Search, capture: Capture, progress: ProgressCallback | None
+) -> tuple[Search, Sequence[Entry]]:
+    """Return the entries of a layer up to where enough was seen, and what is searched for after them."""
+    search = deepcopy(search)  # of what turns out not to be right nothing is remembered
+    return search, layer.scan(capture, wanted=search.wants, enough=search.look, progress=progress)
 
 
 def _list_layer(layer: Layer) -> Iterable[Entry]:

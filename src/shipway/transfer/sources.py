@@ -7,15 +7,20 @@ has those of several, a difference some of one. The manifests are all that is ne
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from shipway.errors import NotFound
+from shipway import oci
+from shipway.errors import NotFound, Unavailable
+from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.refs import Traffic
-from shipway.remotes.contract import Remote
+from shipway.remotes.checks import end_of_range
+from shipway.remotes.contract import BlobSource, Remote
+from shipway.remotes.places import Place, Places
 from shipway.transfer.images import Image, read_diff_ids
 
 
@@ -122,3 +127,73 @@ class JoinedBlobs:
             self._closed = True
             for source in self._sources:
                 source.release()
+
+
+class StoredBlobs:
+    """The blobs of a store as a `BlobSource`. Nothing of it moves."""
+
+    name = "this store"
+    traffic = Traffic()
+
+    def __init__(self, store: Store) -> None:
+        """Read from `store`."""
+        self._store = store
+
+    @contextmanager
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> Iterator[Iterator[bytes | memoryview]]:
+        """Open a stream over a blob; see `BlobSource.read_blob`.
+
+        Whoever asks for all of a blob may leave it early, before it can be checked: so that is done first.
+        """
+        where = f"{self.name}, {descriptor.digest}"
+        end = end_of_range(descriptor.size, offset, length, where)
+        with self._store.blobs.open(descriptor.digest) as file:
+            oci.check_size(os.fstat(file.fileno()).st_size, descriptor.size, where)
+            if end - offset == descriptor.size:
+                digest = hashlib.sha256()
+                for piece in _read(file.fileno(), 0, end, where):
+                    digest.update(piece)
+                oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
+            yield _read(file.fileno(), offset, end, where)
+
+    def close(self) -> None:
+        """Do nothing: the store stays open."""
+
+
+def _read(fd: int, position: int, end: int, where: str) -> Iterator[bytes]:
+    while position < end:
+        try:
+            piece = os.pread(fd, min(PIECE, end - position), position)
+        except OSError as error:
+            raise Unavailable(f"cannot be read: {error.strerror}", where=where) from error
+        if not piece:
+            raise Unavailable("has become shorter", where=where)
+        position += len(piece)
+        yield piece
+
+
+class HereFirst:
+    """Blobs that are in this store from there, the others, and those that are damaged there, from where they are."""
+
+    def __init__(self, store: Store, blobs: BlobSource) -> None:
+        """Read from `store`, and from `blobs`, which stays open."""
+        here: BlobSource = StoredBlobs(store)
+        self._blobs = blobs
+        self._places = Places([Place.of(here, decides=False, changes=True), Place.of(blobs)])
+        self.name = blobs.name
+
+    @property
+    def traffic(self) -> Traffic:
+        """All that has moved so far."""
+        return self._blobs.traffic
+
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Iterator[bytes | memoryview]]:
+        """Open a stream over a blob; see `BlobSource.read_blob`."""
+        return self._places.read_blob(descriptor, offset, length)
+
+    def close(self) -> None:
+        """Do nothing: what it reads from stays open."""

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
+from msgspec.structs import replace
+
 from shipway import oci
 from shipway.errors import Corrupt, ShipwayError
+from shipway.layers.toc import decode_chunk
 from shipway.local.contents import Place, known_contents
-from shipway.local.kept import Piece
+from shipway.local.kept import Pack, Piece
 from shipway.local.store import Store
-from shipway.transfer.chunked import decode_kept
 from shipway.trees.entry import Chunk, Entry, LocalTree
 
 CLONED = 64 << 10
@@ -33,7 +35,7 @@ class Supply:
         self._files = {entry.path for entry in files}
         self._store = store
         self._places = places
-        self._pieces = pieces
+        self._pieces = dict(pieces)
         self._stack = stack
         self._clonable = store.can_clone
         self._whole: dict[str, tuple[Place, int]] = {}
@@ -44,8 +46,16 @@ class Supply:
         stack.callback(self._close)
 
     def has(self, chunk: Chunk, entry: Entry) -> bool:
-        """Whether a chunk of a file is likely to be here."""
+        """Whether a chunk of a file, no hole, is likely to be here."""
         return chunk.digest in self._places or chunk.digest in self._pieces or entry.digest in self._places
+
+    def keeping(self) -> Pack:
+        """Return what keeps chunks that are fetched; use it as a context manager."""
+        return self._store.kept.writing()
+
+    def look_again(self, chunks: Iterable[Chunk]) -> None:
+        """Take notice of chunks that were fetched meanwhile."""
+        self._pieces.update(self._store.kept.find(chunk.digest for chunk in chunks if chunk.digest))
 
     def content(self, chunk: Chunk, entry: Entry) -> bytes | None:
         """Return the content of a chunk, checked against its digest; None if it cannot be had here."""
@@ -58,7 +68,7 @@ class Supply:
                         self._whole[entry.path] = found, self._whole.get(entry.path, (found, 0))[1] + len(data)
                     return data
         piece = self._pieces.get(chunk.digest)
-        return decode_kept(self._store.kept.read(piece), chunk) if piece is not None else None
+        return _decode_kept(self._store.kept.read(piece), chunk) if piece is not None else None
 
     def may_have(self, entry: Entry) -> bool:
         """Whether a file may be cloned from one that is here; see `shipway.layers.unpack.Clones`."""
@@ -102,13 +112,24 @@ class Supply:
 
 
 @contextmanager
-def supply(store: Store, entries: Sequence[Entry]) -> Iterator[Supply]:
-    """Yield what is here of the contents of `entries`; the layers that have some are held meanwhile."""
-    chunks = {chunk.digest for entry in entries for chunk in entry.chunks if not chunk.zeros}
+def supply(store: Store, entries: Sequence[Entry], *, learning: bool = True) -> Iterator[Supply]:
+    """Yield what is here of the contents of `entries`; the layers that have some are held meanwhile.
+
+    Without `learning` blobs that were not looked into yet are not.
+    """
+    chunks = {chunk.digest for entry in entries for chunk in entry.chunks if chunk.digest}
     files = {entry.digest for entry in entries if entry.digest and len(entry.chunks) > 1}
-    with known_contents(store, chunks | files) as places, ExitStack() as stack:
+    with known_contents(store, chunks | files, learning=learning) as places, ExitStack() as stack:
         whole = (entry for entry in entries if entry.size >= CLONED and _is_file(places.get(entry.digest), entry))
         yield Supply(store, places, store.kept.find(chunks - places.keys()), whole, stack)
+
+
+def _decode_kept(data: bytes, chunk: Chunk) -> bytes | None:
+    """Return the content of a chunk from how it was kept; None if that is something else, or nothing."""
+    with suppress(Corrupt):
+        if data:
+            return decode_chunk(data, replace(chunk, length=len(data), inner=0))
+    return None
 
 
 def _is_file(place: Place | None, entry: Entry) -> bool:

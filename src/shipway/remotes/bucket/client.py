@@ -8,7 +8,7 @@ asked for by that when the name has moved on.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 import obstore
@@ -28,8 +28,7 @@ from shipway.remotes.checks import (
     checked_pieces,
     checked_target,
     describe_manifest,
-    end_of_range,
-    whole_range,
+    reading_range,
 )
 from shipway.remotes.contract import Expected
 from shipway.remotes.traffic import TrafficCounter
@@ -172,18 +171,13 @@ class BucketRemote:
         self, descriptor: Descriptor, offset: int = 0, length: int | None = None
     ) -> AbstractContextManager[Iterator[memoryview]]:
         """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
-        return self._read_blob(descriptor, offset, length)
-
-    @contextmanager
-    def _read_blob(self, descriptor: Descriptor, offset: int, length: int | None) -> Iterator[Iterator[memoryview]]:
         where = self._where(descriptor.digest)
-        end = end_of_range(descriptor.size, offset, length, where)
-        if offset == end:
-            yield iter(())
-            return
-        first = self._open_range(descriptor, offset, end, where)
-        with closing(self._stream(descriptor, first, offset, end, where)) as pieces:
-            yield whole_range(pieces, end - offset, where)
+
+        def opening(start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+            first = self._open_range(descriptor, start, end, where)
+            return closing(self._stream(descriptor, first, start, end, where))
+
+        return reading_range(descriptor, offset, length, where, opening)
 
     def _open_range(self, descriptor: Descriptor, offset: int, end: int, where: str) -> GetResult:
         whole = offset == 0 and end == descriptor.size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import BinaryIO
 
 from shipway import oci
@@ -16,8 +17,7 @@ from shipway.remotes.checks import (
     check_manifest_size,
     checked_target,
     describe_manifest,
-    end_of_range,
-    whole_range,
+    reading_range,
 )
 from shipway.remotes.contract import Expected
 from shipway.remotes.files.stored import Section, Stored
@@ -100,23 +100,19 @@ class LayoutRemote:
         self, descriptor: Descriptor, offset: int = 0, length: int | None = None
     ) -> AbstractContextManager[Iterator[memoryview]]:
         """Open a stream over `length` bytes of a blob from `offset` on (all of it by default)."""
-        return self._read_blob(descriptor, offset, length)
+        where = self._where(descriptor.digest)
+        return reading_range(descriptor, offset, length, where, partial(self._opened, descriptor, where))
 
     @contextmanager
-    def _read_blob(self, descriptor: Descriptor, offset: int, length: int | None) -> Iterator[Iterator[memoryview]]:
-        where = self._where(descriptor.digest)
-        end = end_of_range(descriptor.size, offset, length, where)
-        if offset == end:
-            yield iter(())
-            return
+    def _opened(self, descriptor: Descriptor, where: str, start: int, end: int) -> Iterator[Iterator[bytes]]:
         self._counter.add(requests=1)
-        try:
-            opened = self._files.open(_blob(descriptor.digest, where))
-            with opened as section:
-                oci.check_size(section.size, descriptor.size, where)
-                yield whole_range(self._counted(_pieces(section, offset, end)), end - offset, where)
-        except NotFound as error:
-            raise NotFound("no such blob", where=where) from error
+        with ExitStack() as stack:
+            try:
+                section = stack.enter_context(self._files.open(_blob(descriptor.digest, where)))
+            except NotFound as error:
+                raise NotFound("no such blob", where=where) from error
+            oci.check_size(section.size, descriptor.size, where)
+            yield self._counted(_pieces(section, start, end))
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
