@@ -41,7 +41,8 @@ class Routes:
         try:
             route, repository, item = self._find(request)
             unknown = route.unknown
-            await _let_continue(request)
+            if hdrs.EXPECT in request.headers:
+                await _let_continue(request)
             return await route.handler(request, repository, item)
         except Exception as error:  # noqa: BLE001  the outermost frame of a request: each becomes an answer
             return answer_to(error, unknown, request)
@@ -71,6 +72,6 @@ def _split(path: str) -> tuple[str, str | None, str]:
 
 async def _let_continue(request: web.BaseRequest) -> None:
     """Tell a client to send its body if it waits for that (RFC 9110, 10.1.1)."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11:
+    if request.headers[hdrs.EXPECT].lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Iterable
 from functools import partial
 
-from aiohttp import hdrs, web
+from aiohttp import ETag, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from shipway.server.opened import OpenBlob
@@ -35,17 +36,15 @@ async def answer_with(blob: OpenBlob, request: web.BaseRequest, work: Work) -> w
     refused = _unmet(request, blob.digest)
     if refused:
         return web.Response(status=refused, headers=headers)
-    first, count, status = 0, blob.size, 200
-    asked = request.headers.get(hdrs.RANGE)
-    if asked is not None and request.method == hdrs.METH_GET and request.headers.get(hdrs.IF_RANGE, tag) == tag:
-        wanted = _parse_range(asked, blob.size)
-        if wanted is not None:
-            first, count = wanted
-            if not count:
-                headers[hdrs.CONTENT_RANGE] = f"bytes */{blob.size}"
-                return web.Response(status=416, headers=headers)
-            status = 206
-            headers[hdrs.CONTENT_RANGE] = f"bytes {first}-{first + count - 1}/{blob.size}"
+    wanted = _range_of(request, tag, blob.size)
+    if wanted is None:
+        first, count, status = 0, blob.size, 200
+    elif wanted[1]:
+        (first, count), status = wanted, 206
+        headers[hdrs.CONTENT_RANGE] = f"bytes {first}-{first + count - 1}/{blob.size}"
+    else:
+        headers[hdrs.CONTENT_RANGE] = f"bytes */{blob.size}"
+        return web.Response(status=416, headers=headers)
     if count > _AT_ONCE or request.method == hdrs.METH_HEAD:
         return _Part(blob, first, count, work, status=status, headers=headers)
     data = blob.read_now(first, count)
@@ -98,20 +97,25 @@ class _Part(web.StreamResponse):
 
 def _unmet(request: web.BaseRequest, digest: str) -> int:
     """Return the status of the answer if a condition is not met, else 0."""
-    asked = request.if_match
-    if asked is not None and not any(one.value in (digest, "*") and not one.is_weak for one in asked):
+    if hdrs.IF_MATCH in request.headers and not _names(request.if_match, digest, weakly=False):
         return 412
-    asked = request.if_none_match
-    if asked is not None and any(one.value in (digest, "*") for one in asked):
+    if hdrs.IF_NONE_MATCH in request.headers and _names(request.if_none_match, digest, weakly=True):
         return 304
     return 0
 
 
-def _parse_range(asked: str, size: int) -> tuple[int, int] | None:
-    """Return the first byte and the number of bytes asked for of `size`, none if there are no such bytes.
+def _names(tags: Iterable[ETag] | None, digest: str, *, weakly: bool) -> bool:
+    return any(tag.value in (digest, "*") and (weakly or not tag.is_weak) for tag in tags or ())
 
-    None is returned for what is no single range that makes sense, which is answered with the whole.
+
+def _range_of(request: web.BaseRequest, tag: str, size: int) -> tuple[int, int] | None:
+    """Return the first byte and the number of bytes asked for of `size`; the number is 0 if there are no such bytes.
+
+    None is for the whole: nothing else is asked for, or no single range that makes sense, or one of another blob.
     """
+    asked = request.headers.get(hdrs.RANGE)
+    if asked is None or request.method != hdrs.METH_GET or request.headers.get(hdrs.IF_RANGE, tag) != tag:
+        return None
     match = _SINGLE_RANGE.fullmatch(asked.strip())
     if match is None:
         return None
