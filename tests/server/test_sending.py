@@ -176,6 +176,16 @@ def test_a_blob_that_was_removed_is_gone_at_once(client: Client, backend: Counti
     assert client.ask("GET", path).body == SMALL
 
 
+@pytest.mark.usefixtures("held_long")
+def test_a_file_that_took_the_place_of_another_is_sent_soon(client: Client, backend: Counting) -> None:
+    path, file = url_of(client, SMALL), backend.blobs / oci.sha256(SMALL)
+    file.write_bytes(b"damaged")
+    assert client.ask("GET", path).body == b"damaged"
+    client.put_blob(SMALL)
+    while client.ask("GET", path).body != SMALL:
+        time.sleep(0.01)
+
+
 def test_a_blob_may_be_removed_while_it_is_sent(client: Client, backend: Counting) -> None:
     data = random_bytes(32 << 20)
     path = url_of(client, data)
@@ -187,9 +197,16 @@ def test_a_blob_may_be_removed_while_it_is_sent(client: Client, backend: Countin
     assert got.partition(b"\r\n\r\n")[2] == data
 
 
-def test_a_file_that_was_removed_is_closed_when_its_time_is_over(client: Client, backend: Counting) -> None:
+@pytest.mark.usefixtures("held_long")
+def test_a_file_that_was_removed_is_closed_though_nobody_asks_for_it(client: Client, backend: Counting) -> None:
     client.ask("GET", url_of(client, SMALL))
     (backend.blobs / oci.sha256(SMALL)).unlink()
+    while open_files(backend.blobs):
+        time.sleep(0.01)
+
+
+def test_a_file_that_nobody_asks_for_any_more_is_closed(client: Client, backend: Counting) -> None:
+    client.ask("GET", url_of(client, SMALL))
     while open_files(backend.blobs):
         time.sleep(0.01)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 import weakref
 from io import FileIO
 from pathlib import Path
@@ -16,25 +17,33 @@ from shipway.server.work import Work
 MOST = 64
 """Blobs that are held at a time."""
 HELD = 1.0
-"""Seconds for which one is held, at most: a file that was removed takes up the disk until it is closed."""
+"""Seconds for which one is held, at most, before the backend is asked again."""
+_LOOK = 0.05
+"""Seconds between two looks for files that were removed, which take up the disk until they are closed, or replaced."""
 
 
 class OpenBlob:
     """The file of a blob, for any number of readers; closed when the last of them has let go."""
 
-    __slots__ = ("__weakref__", "_can_tell", "digest", "file", "size")
+    __slots__ = ("__weakref__", "_can_tell", "_path", "_since", "digest", "file", "size")
 
-    def __init__(self, digest: str, file: FileIO) -> None:
-        """Take over `file`."""
+    def __init__(self, digest: str, path: Path, file: FileIO) -> None:
+        """Take over `file`, which is open at `path`."""
+        self._path = os.fsencode(path)
         self.digest = digest
         self.file = file
         self.size = os.fstat(file.fileno()).st_size
+        self._since = time.monotonic()
         self._can_tell = True
         weakref.finalize(self, file.close)  # may be called anywhere, by the collector: nothing that takes a lock
 
-    def is_current(self) -> bool:
-        """Whether this is still a file of the store, neither removed nor replaced."""
-        return os.fstat(self.file.fileno()).st_nlink > 0
+    def is_there(self) -> bool:
+        """Whether the blob is in its place. Asked for each request, so it has to be quick: access(2), no more."""
+        return os.access(self._path, os.F_OK)
+
+    def is_current(self, now: float) -> bool:
+        """Whether it may still be held: not for too long yet, and neither removed nor replaced."""
+        return now - self._since < HELD and os.fstat(self.file.fileno()).st_nlink > 0
 
     def read_now(self, first: int, count: int) -> bytes | bytearray | None:
         """Return `count` bytes from `first` on; None if they are not in memory, so that the disk has to be waited for.
@@ -72,7 +81,7 @@ class Opened:
     async def get(self, digest: str) -> OpenBlob:
         """Return a blob, open; `NotFound` if it is not here."""
         blob = self._held.get(digest)
-        if blob is None or not blob.is_current():
+        if blob is None or not blob.is_there():
             blob = await self._work.quick(lambda: self._open(digest))
             self._hold(blob)
         return blob
@@ -83,14 +92,20 @@ class Opened:
 
     def _open(self, digest: str) -> OpenBlob:
         path, _ = self._backend.blob_path(digest)
-        return OpenBlob(digest, _opened(path, digest))
+        return OpenBlob(digest, path, _opened(path, digest))
 
     def _hold(self, blob: OpenBlob) -> None:
         if not self._held:
-            asyncio.get_running_loop().call_later(HELD, self.let_go)
+            asyncio.get_running_loop().call_later(_LOOK, self._look)
         elif len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
         self._held[blob.digest] = blob
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        self._held = {digest: blob for digest, blob in self._held.items() if blob.is_current(now)}
+        if self._held:
+            asyncio.get_running_loop().call_later(_LOOK, self._look)
 
 
 def _opened(path: Path, digest: str) -> FileIO:
