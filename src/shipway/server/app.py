@@ -151,7 +151,7 @@ async def _run(backend: Backend, host: str, port: int, ready: Callable[[str], No
 def _keep_freed_memory() -> None:
     """Free a large block once, upon which glibc gives memory back to the system only when twice as much is free.
 
-    Before that it does so from 128 KiB on, and the buffers of each answer are new pages, for a sixth of its cost
+    Before that it does so from 128 KiB on, and the buffers of each answer are new pages, for up to a sixth of its cost
     (mallopt(3), M_MMAP_THRESHOLD).
     """
     bytes(_KEPT // 2)

@@ -17,7 +17,7 @@ from shipway.server.work import Work
 _log = logging.getLogger("shipway.server")
 
 _AT_ONCE = 256 << 10
-"""Bytes up to which reading and one write cost less than the preparations of sendfile(2)."""
+"""Bytes up to which a read and a write cost no more than sendfile(2) with what asyncio does before it."""
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))", re.ASCII)
 
 
