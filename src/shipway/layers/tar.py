@@ -216,8 +216,8 @@ class TarReader:
             elif name.endswith("/"):
                 kind, size = "dir", 0
         path = clean_archive_path(name, where)
-        if size < 0 or len(path) > MAX_NAME:
-            raise Corrupt(f"a file of {size} bytes under a name of {len(path)}", where=where)
+        if stored < 0 or size < 0 or len(path) > MAX_NAME:
+            raise Corrupt(f"a file of {stored} bytes under a name of {len(path)}", where=where)
         if may_be_whiteout(path):
             return whiteout(path, where), stored, None
         if not path and kind != "dir":
