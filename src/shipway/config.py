@@ -233,7 +233,7 @@ def _named(said: str) -> Invalid:
 
 def _path(base: Path, kind: type, value: object) -> Path:
     if kind is not Path:
-        raise NotImplementedError(kind)
+        raise NotImplementedError(kind)  # msgspec's way to hear that a type is none of ours
     if not isinstance(value, str) or not value:
         raise ValueError("Expected a path")
     return base / Path(value).expanduser()

@@ -18,7 +18,7 @@ from typing import IO
 from shipway import oci
 from shipway.local.blobs import disk_errors
 from shipway.oci import Descriptor
-from shipway.remotes.contract import RangesRefused, Remote, until_right
+from shipway.remotes.contract import BlobSource, RangesRefused, Remote, until_right
 from shipway.remotes.wrapped import WrappedRemote
 
 _PIECE = 1 << 20
@@ -68,22 +68,11 @@ class SpooledRanges(WrappedRemote):
         with disk_errors(where):
             file = tempfile.TemporaryFile(dir=self._staging, prefix="whole-")  # noqa: SIM115  closed in close()
         try:
-            until_right(partial(self._copy, descriptor, file, where))
+            copy_blob(self._remote, descriptor, file, where)
         except BaseException:
             file.close()
             raise
         return file
-
-    def _copy(self, descriptor: Descriptor, file: IO[bytes], where: str) -> None:
-        with self._remote.read_blob(descriptor) as pieces, disk_errors(where):
-            file.seek(0)
-            file.truncate()
-            digest = hashlib.sha256()
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
-            file.flush()
-            oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)
 
     def close(self) -> None:
         """Let go of connections and blobs."""
@@ -100,3 +89,23 @@ def _read(file: IO[bytes], position: int, end: int) -> Iterator[bytes]:
         piece = os.pread(file.fileno(), min(_PIECE, end - position), position)
         position += len(piece)
         yield piece
+
+
+def copy_blob(blobs: BlobSource, descriptor: Descriptor, file: IO[bytes], where: str) -> None:
+    """Write a whole blob into a file, in place of all that it holds; it has been checked then.
+
+    Raises what `blobs` raises, `DigestMismatch` if no place gives the right bytes, `NoSpace` for a full disk.
+    """
+    until_right(partial(_copy, blobs, descriptor, file, where))
+
+
+def _copy(blobs: BlobSource, descriptor: Descriptor, file: IO[bytes], where: str) -> None:
+    with blobs.read_blob(descriptor) as pieces, disk_errors(where):
+        file.seek(0)
+        file.truncate()
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        oci.check_match(f"sha256:{digest.hexdigest()}", descriptor.digest, where)

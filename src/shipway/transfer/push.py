@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tempfile
@@ -16,7 +15,6 @@ from shipway import oci
 from shipway.errors import Corrupt, NotFound, Unauthorized, UnknownMediaType
 from shipway.layers.compression import Compression
 from shipway.layers.pack import Packed, pack
-from shipway.local.blobs import disk_errors
 from shipway.local.layering import is_in_place
 from shipway.local.rows import Record
 from shipway.local.store import Store
@@ -24,7 +22,8 @@ from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.references import Reference
 from shipway.refs import Pushed, Traffic
-from shipway.remotes.contract import BlobSource, Expected, Remote, until_right
+from shipway.remotes.contract import BlobSource, Expected, Remote
+from shipway.remotes.spooled import copy_blob
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.reencode import Encoding, reencoded
 from shipway.transfer.sources import HereFirst, RemoteLayer
@@ -176,7 +175,7 @@ def push_layers(
             return store.blobs.open(blob.digest)
         spool = cast("BinaryIO", tempfile.TemporaryFile(dir=store.root / "ingest"))  # noqa: SIM115  closed by whoever asked
         try:
-            until_right(partial(_copy, blobs, blob, spool))
+            copy_blob(blobs, blob, spool, blob.digest)
             spool.seek(0)
         except BaseException:
             spool.close()
@@ -186,18 +185,6 @@ def push_layers(
     sending = _Sending(store, remote, open_blob, encoding.force, progress=progress, near=near, source=blobs)
     sending.look(tag)
     return sending.run(found, tag)
-
-
-def _copy(blobs: BlobSource, blob: Descriptor, file: BinaryIO) -> None:
-    """Write a blob into an empty file, or one of which a wrong copy is thrown away; it has been checked then."""
-    with disk_errors(blob.digest), blobs.read_blob(blob) as pieces:
-        file.seek(0)
-        file.truncate()
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-            file.write(piece)
-        oci.check_match("sha256:" + digest.hexdigest(), blob.digest, blob.digest)
 
 
 class _NotThere(Exception):
