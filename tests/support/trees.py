@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import stat
 from dataclasses import dataclass
@@ -127,3 +128,14 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def make_noisy_tree(root: Path, *, files: int, large: int) -> Path:
+    """Make a varied tree, with so many files of 20 KB besides and one of `large` bytes; those do not compress."""
+    make_varied_tree(root)
+    noise = random.Random(7)
+    (root / "many").mkdir()
+    for number in range(files):
+        (root / f"many/file{number:03}").write_bytes(noise.randbytes(20_000))
+    (root / "large").write_bytes(noise.randbytes(large))
+    return root

@@ -12,7 +12,7 @@ from support.caches import OpenCache, cache, open_cache
 from support.faulty_proxy import faulty_proxy
 from support.images import FileRemote, copy_tree, put_layer, put_layers
 from support.registry import registry, repository
-from support.trees import describe, make_varied_tree
+from support.trees import describe, make_noisy_tree
 
 from shipway import Cache, Corrupt, oci
 from shipway.layers.compression import Compression
@@ -43,13 +43,7 @@ def remote(tmp_path: Path) -> FileRemote:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of 100 files that do not compress, a large one, and all kinds of things."""
-    tree = make_varied_tree(tmp_path / "tree")
-    noise = random.Random(7)
-    (tree / "many").mkdir()
-    for number in range(100):
-        (tree / f"many/file{number:03}").write_bytes(noise.randbytes(20_000))
-    (tree / "large").write_bytes(noise.randbytes(6 << 20))
-    return tree
+    return make_noisy_tree(tmp_path / "tree", files=100, large=6 << 20)
 
 
 def pulled(cache: Cache, remote: FileRemote, *layers: Descriptor) -> Record:

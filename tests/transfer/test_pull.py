@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from support.caches import OpenCache, cache, open_cache
 from support.images import FileRemote, copy_tree, put_layer
-from support.trees import describe, make_varied_tree
+from support.trees import describe, make_noisy_tree
 
 from shipway import Cache, Progress, oci
 from shipway.errors import Corrupt, DigestMismatch
@@ -39,13 +39,7 @@ def remote(tmp_path: Path) -> FileRemote:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of 200 files that do not compress, a large one, and all kinds of things."""
-    tree = make_varied_tree(tmp_path / "tree")
-    noise = random.Random(7)
-    (tree / "many").mkdir()
-    for number in range(200):
-        (tree / f"many/file{number:03}").write_bytes(noise.randbytes(20_000))
-    (tree / "large").write_bytes(noise.randbytes(12 << 20))
-    return tree
+    return make_noisy_tree(tmp_path / "tree", files=200, large=12 << 20)
 
 
 def pulled(
