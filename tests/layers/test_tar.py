@@ -329,7 +329,7 @@ def test_a_usual_header_is_read_as_the_general_reader_reads_it(tmp_path: Path) -
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_damage_makes_a_usual_header_another_entry(data: st.DataObject) -> None:
     entry = Entry(
         path="some/file.txt", kind="reg", mode=0o644, uid=1, gid=2, size=5, mtime_ns=1_700_000_000_000_000_001
