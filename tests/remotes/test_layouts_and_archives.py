@@ -221,6 +221,22 @@ def docker_files(layer: bytes = b"layer", **changes: object) -> tuple[bytes, byt
     return json.dumps([image]).encode(), config
 
 
+def test_of_images_with_one_name_in_several_repositories_none_is_guessed(tmp_path: Path) -> None:
+    (mine, config), (theirs, other) = (
+        docker_files(RepoTags=["mine:1"]),
+        docker_files(b"other", RepoTags=["theirs:1"], Config="other.json", Layers=["other/layer.tar"]),
+    )
+    listed = json.dumps(json.loads(mine) + json.loads(theirs)).encode()
+    files = {"config.json": config, "other.json": other, "id/layer.tar": b"layer", "other/layer.tar": b"other"}
+    path = archive(tmp_path / "a.tar", ("manifest.json", listed), *files.items())
+    place = f"docker-archive://{path}"
+    with opened(f"{place}:1") as remote:
+        with pytest.raises(Invalid, match=r"several images have that name; write @sha256:.* for mine:1, @") as error:
+            remote.manifest("1")
+        digest = error.value.todo.partition("@")[2].partition(" ")[0]
+        assert remote.manifest(digest)[0].digest == digest
+
+
 def test_reading_a_range_of_an_archive_reads_no_more_of_it(tmp_path: Path) -> None:
     layer = random_bytes(4 << 20)
     listed, config = docker_files(layer)

@@ -27,6 +27,8 @@ from shipway.remotes.traffic import TrafficCounter
 INDEX = "index.json"
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation that holds a manifest's name in a layout; BuildKit, skopeo and umoci write it too."""
+FULL_NAME = "io.containerd.image.name"
+"""Annotation that holds the name with its repository, where that is known."""
 _NAMES = 10
 """Names that an error tells of at most."""
 
@@ -43,8 +45,7 @@ class LayoutRemote:
         self._files = files
         # Tools that were given no name write a manifest without one: that is what such a reference means then.
         self._unnamed_is_default = reference.tag is None
-        # The only image of an archive is meant too, whatever its name: nothing can come beside it later.
-        self._only_is_default = reference.tag is None and reference.scheme != "oci-layout"
+        self._is_read_only = reference.scheme != "oci-layout"
         self._path = reference.path
         self._counter = TrafficCounter()
 
@@ -79,13 +80,18 @@ class LayoutRemote:
         if not named and tag == DEFAULT_TAG and self._unnamed_is_default:
             named = [entry for entry in entries if REF_NAME not in entry.annotations]
             named = named if len(named) == 1 else []
-        if not named and tag == DEFAULT_TAG and self._only_is_default and len({one.digest for one in entries}) == 1:
-            named = list(entries)
+        if not named and tag == DEFAULT_TAG and self._unnamed_is_default and self._is_read_only:
+            # The only image is meant, whatever its name: nothing can come beside it later.
+            named = list(entries) if len({one.digest for one in entries}) == 1 else []
         if not named:
             names = sorted({name for one in entries if oci.is_tag(name := one.annotations.get(REF_NAME, ""))})
             more = ", …" if len(names) > _NAMES else ""
             todo = f"there are {', '.join(names[:_NAMES])}{more}" if names else ""
             raise NotFound("no such name in it", where=self._where(tag), todo=todo)
+        full = {one.annotations[FULL_NAME]: one.digest for one in named if FULL_NAME in one.annotations}
+        if self._is_read_only and len(set(full.values())) > 1:
+            which = ", ".join(f"@{digest} for {name[:200]}" for name, digest in list(full.items())[:_NAMES])
+            raise Invalid("several images have that name", where=self._where(tag), todo=f"write {which}")
         return named[-1]
 
     def _read(self, name: str, where: str) -> bytes:
