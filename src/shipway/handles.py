@@ -249,7 +249,7 @@ class LocalHandle(Handle, ShowsTree):
     ) -> Pushed:
         """Do what `push` does, with the reference already read, if its tag is as `expected`."""
         record = self._store.finalize(self.record())
-        with closing(open_target(target, self._store.registries)) as remote:
+        with closing(open_target(target, self._store.registries, self._store.uploads)) as remote:
             return push(
                 self._store,
                 record,

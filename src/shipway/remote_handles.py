@@ -203,7 +203,7 @@ class RemoteHandle(ShowsTree):
         self._check()
         encoding = Encoding.of(compression, level, force=force)
         target = push_target(reference)
-        with closing(open_target(target, self._store.registries)) as remote:
+        with closing(open_target(target, self._store.registries, self._store.uploads)) as remote:
             return push_layers(
                 self._store,
                 self._layers,

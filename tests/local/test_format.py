@@ -11,7 +11,7 @@ from support.caches import write
 from shipway import Cache, Corrupt
 from shipway.local.database import SCHEMA_VERSION
 
-NEWER_TABLES = ("answers", "contents", "kept", "reports", "places", "absences")
+NEWER_TABLES = ("answers", "contents", "kept", "reports", "places", "absences", "uploads")
 """What the first format had not."""
 
 

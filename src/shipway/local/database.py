@@ -195,10 +195,20 @@ CREATE TABLE IF NOT EXISTS absences (
     PRIMARY KEY (place, image, blob)
 ) WITHOUT ROWID;
 
+-- Uploads that were begun and are not done: see local/uploads.py.
+CREATE TABLE IF NOT EXISTS uploads (
+    place TEXT NOT NULL,          -- the name of a remote
+    digest TEXT NOT NULL,
+    location TEXT NOT NULL,       -- where to go on; may carry secrets
+    instance TEXT NOT NULL,       -- who works at it; empty for nobody
+    noted INTEGER NOT NULL,
+    PRIMARY KEY (place, digest)
+) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Database:

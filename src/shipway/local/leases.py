@@ -35,6 +35,8 @@ class Leases:
         """Whether the process that opened the store as `instance` still has it open."""
         if instance == self.instance:
             return self._fd >= 0
+        if not instance:  # of nobody
+            return False
         path = self.directory / instance
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -39,6 +39,7 @@ from shipway.local.reports import Reports
 from shipway.local.rows import NewRecord, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
+from shipway.local.uploads import Uploads
 from shipway.oci import Descriptor
 from shipway.settings import RegistrySettings
 from shipway.snapshots.choose import open_driver
@@ -96,6 +97,7 @@ class Store:
             self.places = Places(self.database)
             self.reports = Reports(self.database)
             self.absences = Absences(self.database)
+            self.uploads = Uploads(self.database, self.leases)
             self.driver = self._open_driver(driver)
             self.sizes = Sizes(self.database, self.driver, root)
             if repair:

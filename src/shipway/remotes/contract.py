@@ -58,6 +58,25 @@ class Expected:
     digest: str | None = None
 
 
+class Unfinished(Protocol):
+    """Where uploads that were begun are remembered for a later push, by a remote's name and the blob's digest.
+
+    What is remembered is an address. It may carry secrets: it stands in no message. Thread-safe.
+    """
+
+    def take(self, place: str, digest: str) -> str | None:
+        """Return where an upload can be gone on with that nobody else works at, None if there is none."""
+
+    def note(self, place: str, digest: str, location: str) -> None:
+        """Remember where the upload that the caller works at goes on."""
+
+    def leave(self, place: str, digest: str) -> None:
+        """Let anybody go on with it: the caller works at it no more."""
+
+    def forget(self, place: str, digest: str) -> None:
+        """Forget one that is done, or that cannot be gone on with."""
+
+
 class BlobSource(Protocol):
     """Where blobs can be read from."""
 

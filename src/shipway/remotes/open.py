@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from shipway.references import BucketReference, FileReference, Reference, RegistryReference
-from shipway.remotes.contract import Registries, Remote
+from shipway.remotes.contract import Registries, Remote, Unfinished
 from shipway.remotes.files import DockerArchive, LayoutRemote, Tar, WritableLayout
 
 _ALL_USUAL: Registries = MappingProxyType({})
@@ -23,12 +23,17 @@ def open_remote(reference: Reference, registries: Registries = _ALL_USUAL) -> Re
     return open_target(reference, registries)
 
 
-def open_target(reference: Reference, registries: Registries = _ALL_USUAL) -> Remote:
-    """Return the remote for just the place of `reference`, to be written to: what its mirrors have is not there."""
+def open_target(
+    reference: Reference, registries: Registries = _ALL_USUAL, unfinished: Unfinished | None = None
+) -> Remote:
+    """Return the remote for just the place of `reference`, to be written to: what its mirrors have is not there.
+
+    With `unfinished` uploads are gone on with that an earlier process began.
+    """
     if isinstance(reference, RegistryReference):
         from shipway.remotes.registry.opening import open_registry  # noqa: PLC0415  see above
 
-        return open_registry(reference, registries)
+        return open_registry(reference, registries, unfinished=unfinished)
     if isinstance(reference, BucketReference):
         from shipway.remotes.bucket import BucketRemote  # noqa: PLC0415  obstore is loaded by those who use buckets
 

@@ -15,14 +15,14 @@ from shipway.oci import Descriptor
 from shipway.references import Reference, RegistryReference
 from shipway.refs import Traffic
 from shipway.remotes.checks import checked_target
-from shipway.remotes.contract import Expected
+from shipway.remotes.contract import Expected, Unfinished
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.credentials import Credentials, find_credentials
 from shipway.remotes.registry.download import download
 from shipway.remotes.registry.session import Session
 from shipway.remotes.registry.transport import Limits, Origin, Response, resolve
 from shipway.remotes.registry.trust import Trust
-from shipway.remotes.registry.upload import CHUNK, Upload
+from shipway.remotes.registry.upload import CHUNK, Beginning, Upload
 
 _ACCEPT = ", ".join((*oci.MANIFEST_TYPES, *oci.INDEX_TYPES))
 _MAX_TAGS = 16 << 20
@@ -53,11 +53,12 @@ class RegistryRemote:
         limits: Limits = Limits(),  # noqa: B008  frozen
         trust: Trust = Trust(),  # noqa: B008  frozen
         chunk: int = CHUNK,
+        unfinished: Unfinished | None = None,
     ) -> None:
         """Speak to the registry of `reference`; nothing is sent yet.
 
         Without `credentials` they are looked up when the registry asks for some. `trust` is about its TLS. Blobs above
-        `chunk` bytes are uploaded in chunks of that size.
+        `chunk` bytes are uploaded in chunks of that size, and gone on with if `unfinished` knows of a beginning.
         """
         host, repository = reference.host, reference.repository
         if host == _DOCKER_HUB:
@@ -67,6 +68,7 @@ class RegistryRemote:
         self.repository = repository
         """Its name at the registry; Docker Hub's have a namespace that references leave out."""
         self._chunk = chunk
+        self._unfinished = unfinished
         self._host = reference.host
         self._session = Session(
             f"{'http' if reference.insecure else 'https'}://{host}",
@@ -206,6 +208,7 @@ class RegistryRemote:
             open_blob=open_blob,
             sent=sent,
             chunk=self._chunk,
+            beginning=Beginning(self._unfinished, self.name, descriptor.digest),
         ).run(mount)
 
     def tags(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shipway.references import RegistryReference
-from shipway.remotes.contract import Registries, Remote
+from shipway.remotes.contract import Registries, Remote, Unfinished
 from shipway.remotes.fallback import FallbackRemote
 from shipway.remotes.registry.client import RegistryRemote
 from shipway.remotes.registry.credentials import Credentials
@@ -32,7 +32,10 @@ def _open_mirror(mirror: str, own: RegistryRemote, registries: Registries) -> Re
 
 
 def open_registry(
-    reference: RegistryReference, registries: Registries, credentials: Credentials | None = None
+    reference: RegistryReference,
+    registries: Registries,
+    credentials: Credentials | None = None,
+    unfinished: Unfinished | None = None,
 ) -> RegistryRemote:
     """Return the remote for just this registry. Without `credentials` they are looked up when it asks for some."""
     settings = registries.get(reference.host, RegistrySettings())
@@ -52,7 +55,7 @@ def open_registry(
     )
     if settings.ca or settings.client_cert or settings.insecure:  # then it speaks TLS, on loopback too, or may
         reference = replace(reference, insecure=False)
-    return RegistryRemote(reference, credentials=credentials, limits=limits, trust=trust)
+    return RegistryRemote(reference, credentials=credentials, limits=limits, trust=trust, unfinished=unfinished)
 
 
 def log_in(reference: RegistryReference, user: str, password: str, registries: Registries) -> str:

@@ -1,4 +1,9 @@
-"""Sending blobs: by reference where the registry has them already, in one piece, or in chunks that can be resumed."""
+"""Sending blobs: by reference where the registry has them already, in one piece, or in chunks that can be resumed.
+
+Where an upload in chunks goes on is remembered, so that the next push goes on too, in whatever process
+(distribution-spec, Resuming an incomplete upload). What the registry says of it may be wrong, or of an upload that
+has nothing to do with the blob: the digest decides in the end, and then it begins anew.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
-from shipway.errors import Invalid, NotFound, ShipwayError, Truncated, Unavailable
+from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Truncated, Unavailable
 from shipway.oci import Descriptor, check_match
+from shipway.remotes.contract import Unfinished
 from shipway.remotes.registry.auth import Scope
 from shipway.remotes.registry.errors import Transient
 from shipway.remotes.registry.session import Session
-from shipway.remotes.registry.transport import Response, resolve
+from shipway.remotes.registry.transport import Origin, Response, resolve
 
 CHUNK = 64 << 20
 """Blobs above this many bytes go in chunks of this many."""
@@ -21,6 +27,34 @@ _PIECE = 256 << 10
 _RESUMES = 3
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _OCTETS = {"content-type": "application/octet-stream"}
+
+
+class Beginning:
+    """What is remembered of the upload of one blob to one place; nothing where there is nobody to remember it."""
+
+    def __init__(self, memory: Unfinished | None, place: str, digest: str) -> None:
+        self.is_kept = memory is not None
+        self._memory = memory
+        self._key = (place, digest)
+
+    def take(self) -> str | None:
+        """Return where to go on with what an earlier attempt began."""
+        return self._memory.take(*self._key) if self._memory is not None else None
+
+    def note(self, location: str) -> None:
+        """Remember where it goes on now."""
+        if self._memory is not None:
+            self._memory.note(*self._key, location)
+
+    def leave(self) -> None:
+        """Leave it to whoever comes next."""
+        if self._memory is not None:
+            self._memory.leave(*self._key)
+
+    def forget(self) -> None:
+        """Let the next attempt begin anew."""
+        if self._memory is not None:
+            self._memory.forget(*self._key)
 
 
 class Upload:
@@ -36,6 +70,7 @@ class Upload:
         descriptor: Descriptor,
         open_blob: Callable[[], BinaryIO],
         sent: Callable[[int], None],
+        beginning: Beginning,
         chunk: int = CHUNK,
     ) -> None:
         """Prepare to send to `url`, the repository's `…/blobs/uploads/`; `where` names the blob in messages."""
@@ -48,25 +83,69 @@ class Upload:
         self._sent = sent
         self._told = 0
         self._chunk = chunk
+        self._beginning = beginning
+        self._accepted = 0
+        """Chunks that the registry took."""
 
     def run(self, mount: str = "") -> None:
         """Send the blob; `mount` is a query that asks to take it from another repository instead."""
         self._session.retrying(lambda: self._attempt(mount))
 
     def _attempt(self, mount: str) -> None:
+        if self._is_large and self._went_on():
+            return
         location = self._start(mount)
         if location is None:
             return
         try:
-            with self._open_blob() as file:
-                if self._blob.size <= self._chunk:
-                    self._finish(location, file)
-                else:
-                    self._finish(self._send_chunks(location, file), None)
+            self._send(location, 0)
         except NotFound as error:
-            self._cancel(location)
             raise Transient(f"the registry lost the upload ({error.what})", where=self._where) from error
+
+    @property
+    def _is_large(self) -> bool:
+        return self._blob.size > self._chunk
+
+    def _went_on(self) -> bool:
+        """Finish what an earlier attempt began, if there is such a thing and it can be gone on with."""
+        before = self._beginning.take()
+        if before is None:
+            return False
+        accepted = self._accepted
+        try:
+            location = resolve(self._url, before)
+            status = self._status(location)
+            if status is not None and Origin.of(status[0]) == Origin.of(location):
+                self._send(*status)
+                return True
+        except Unavailable:
+            if self._accepted > accepted:
+                raise  # which left it to the next attempt
+            self._beginning.leave()
+            return False
+        except (Corrupt, Invalid, NotFound):
+            pass  # it was of no use; if there is more to it, doing it anew will show
+        self._beginning.forget()
+        return False
+
+    def _send(self, location: str, offset: int) -> None:
+        """Send the blob from `offset` on. What fails is called off, or left to the next attempt."""
+        try:
+            with self._open_blob() as file:
+                self._tell(offset)
+                if self._is_large:
+                    self._beginning.note(location)
+                    self._finish(self._send_chunks(location, file, offset), None)
+                    self._beginning.forget()
+                else:
+                    self._finish(location, file)
         except BaseException as error:
+            is_good = isinstance(error, Unavailable) or not isinstance(error, ShipwayError)
+            if self._is_large and self._beginning.is_kept:
+                if is_good:
+                    self._beginning.leave()
+                    raise
+                self._beginning.forget()
             if not isinstance(error, Unavailable):  # then there is nobody to tell
                 self._cancel(location)
             raise
@@ -101,18 +180,23 @@ class Upload:
         ) as response:
             self._check_digest(response)
 
-    def _send_chunks(self, location: str, file: BinaryIO) -> str:
-        """Send the blob by PATCH requests; return where to complete the upload."""
-        offset = resumes = 0
+    def _send_chunks(self, location: str, file: BinaryIO, offset: int) -> str:
+        """Send the blob from `offset` on by PATCH requests; return where to complete the upload."""
+        resumes = 0
         while offset < self._blob.size:
             try:
                 location, offset = self._send_chunk(location, file, offset)
+                self._accepted += 1
                 resumes = 0
-            except Transient as error:
+            except Transient:
                 resumes += 1
                 if resumes > _RESUMES:
                     raise
-                location, offset = self._status(location, error)
+                status = self._status(location)
+                if status is None:
+                    raise
+                location, offset = status
+            self._beginning.note(location)
         return location
 
     def _send_chunk(self, location: str, file: BinaryIO, offset: int) -> tuple[str, int]:
@@ -130,8 +214,8 @@ class Upload:
         ) as response:
             return self._location(response), offset + size
 
-    def _status(self, location: str, cause: Transient) -> tuple[str, int]:
-        """Return where to go on and from which byte, or raise `cause` if the registry cannot say."""
+    def _status(self, location: str) -> tuple[str, int] | None:
+        """Return where to go on and from which byte, None if the registry cannot say."""
         try:
             with self._session.request(
                 "GET", location, scope=self._scope, accept=(204,), where=self._where
@@ -139,11 +223,9 @@ class Upload:
                 match = _RANGE.fullmatch(response.headers.get("range", ""))
                 # An empty upload has no last byte; registries say 0-0 then.
                 offset = int(match[1]) + 1 if match and match[1] != "0" else 0
-                if offset > self._blob.size:
-                    raise cause
-                return self._location(response), offset
+                return (self._location(response), offset) if offset <= self._blob.size else None
         except (Invalid, NotFound):
-            raise cause from None
+            return None
 
     def _location(self, response: Response) -> str:
         location = response.headers.get("location")
@@ -163,9 +245,13 @@ class Upload:
             piece = self._read(file, offset, min(_PIECE, end - offset))
             yield piece
             offset += len(piece)
-            if offset > self._told:
-                self._told, news = offset, offset - self._told
-                self._sent(news)
+            self._tell(offset)
+
+    def _tell(self, offset: int) -> None:
+        """Tell how far it has come, if that is further than before."""
+        if offset > self._told:
+            self._told, news = offset, offset - self._told
+            self._sent(news)
 
     def _read(self, file: BinaryIO, offset: int, size: int) -> bytes:
         try:
