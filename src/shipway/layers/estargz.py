@@ -67,7 +67,7 @@ class Stargz:
 
     def parse(self, table: bytes, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
-        plain = inflated(table, MAX_TABLE, where)
+        plain = archive_end(table, where)
         size = number(plain[124:136], where) if len(plain) > BLOCK else 0
         text = memoryview(plain)[BLOCK : BLOCK + size]
         oci.check_match(oci.sha256(text), self.digest, where)
@@ -75,7 +75,12 @@ class Stargz:
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what a gzip member, or several, hold: other chunks or headers too."""
-        return inflated(data, max(chunk.inner + chunk.size, MAX_FRAME), where)
+        return inflated(data, chunk.inner + chunk.size + MAX_FRAME, where)
+
+
+def archive_end(table: Buffer, where: str) -> bytes:
+    """Return what an archive has from its table's header on, given the table as it is stored."""
+    return inflated(table, MAX_TABLE, where)
 
 
 def stargz(descriptor: Descriptor) -> Stargz | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from shipway.layers.archive import makes_own_headers
 from shipway.layers.compression import Compression, compression_of
 from shipway.layers.contents import Contents
 from shipway.layers.estargz import stargz
-from shipway.layers.toc import toc_location
+from shipway.layers.toc import TocLocation, toc_location
 from shipway.oci import Descriptor
 
 
@@ -18,6 +19,13 @@ def contents_of(descriptor: Descriptor) -> Contents | None:
     if compression is Compression.ZSTD:
         return toc_location(descriptor)
     return stargz(descriptor) if compression is Compression.GZIP else None
+
+
+def tells_times(descriptor: Descriptor, contents: Contents) -> bool:
+    """Whether a layer's table of contents has the exact times; stargz-snapshotter rounds them to seconds."""
+    if isinstance(contents, TocLocation):
+        return not contents.plain_digest
+    return makes_own_headers(descriptor)
 
 
 def form_of(descriptor: Descriptor) -> Compression:

@@ -16,7 +16,7 @@ from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
-from shipway.layers.formats import contents_of
+from shipway.layers.formats import contents_of, tells_times
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
 from shipway.layers.toc import TocLocation, parse_toc
@@ -123,7 +123,9 @@ def unpack_archive(
     where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
     into = sink if clones is None else _Cloning(sink, clones)
-    unpacking = _Unpacking(source, into, descriptor, limits, where, Witness(into))
+    contents = contents_of(descriptor)
+    witness = Witness(into, times=contents is not None and tells_times(descriptor, contents))
+    unpacking = _Unpacking(source, into, descriptor, limits, where, witness)
     with unpacking.inflating as inflating:
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
