@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says nothing about whether it is right.
+settings.register_profile("shipway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shipway")
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -39,7 +39,7 @@ from shipway.server.store_backend import StoreBackend
 from shipway.transfer.checksums import remote_checksums
 from shipway.transfer.remote_tree import RemoteTree
 
-LAWS = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+LAWS = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 FEW_LAWS = settings(LAWS, max_examples=12)
 
 

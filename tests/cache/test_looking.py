@@ -172,7 +172,7 @@ def everything(ref: Either | None, out: Path) -> tuple[list[FileStat], dict[str,
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(trees=st.lists(TREES, min_size=3, max_size=3))
 def test_whatever_a_remote_ref_is_made_of_it_shows_what_the_local_one_does(trees: list[Node]) -> None:
     """As layers over each other, as a merge of images, and as what one has over another."""

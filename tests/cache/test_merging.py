@@ -19,7 +19,7 @@ from shipway import Cache, LocalImmutableRef, NotFound, RemoteImmutableRef
 from shipway.server import serving
 from shipway.server.store_backend import StoreBackend
 
-LAWS = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+LAWS = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 def local(ref: LocalImmutableRef | RemoteImmutableRef | None) -> LocalImmutableRef:

@@ -157,7 +157,7 @@ def test_a_table_that_was_changed_is_refused(subject: Subject) -> None:
             assert subject.parse(wrong) == subject.entries()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damaged_bytes_never_become_content(subject: Subject, data: st.DataObject) -> None:
     entry = data.draw(st.sampled_from([entry for entry in subject.entries() if entry.chunks]))

@@ -19,12 +19,14 @@ from support.trees import describe, make_varied_tree
 from shipway import oci
 from shipway.errors import Corrupt, ShipwayError, Truncated, UnsafeEntry
 from shipway.layers import headers
+from shipway.layers.blocks import Blocks
 from shipway.layers.compression import Compression
-from shipway.layers.headers import END_OF_ARCHIVE, header
+from shipway.layers.headers import BLOCK, END_OF_ARCHIVE, header
 from shipway.layers.pax import record
 from shipway.layers.read import read_layer
+from shipway.layers.tar import TarReader
 from shipway.layers.unpack import unpack
-from shipway.trees.entry import Entry
+from shipway.trees.entry import Entry, OpenFile
 from shipway.trees.writer import TreeWriter
 
 
@@ -313,3 +315,54 @@ def test_random_bytes_raise_only_typed_errors(data: bytes, compression: Compress
     sink = Collected()
     with suppress(ShipwayError):
         unpack(cut(data), describe_blob(data, compression), None, sink)
+
+
+def test_a_usual_header_is_read_as_the_general_reader_reads_it(tmp_path: Path) -> None:
+    tree = make_varied_tree(tmp_path / "tree")
+    for format_ in ("gnu", "pax", "ustar", "v7"):
+        some = (
+            [] if format_ in ("gnu", "pax") else ["--exclude=./deep", "--exclude=./link-to-long", "--exclude=./private"]
+        )
+        command = ["tar", "-c", f"--format={format_}", *some, "-C", str(tree), "."]
+        archive = subprocess.run(command, capture_output=True, check=False).stdout
+        assert read(archive, 1 << 20) == read(archive, BLOCK)
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_no_damage_makes_a_usual_header_another_entry(data: st.DataObject) -> None:
+    entry = Entry(
+        path="some/file.txt", kind="reg", mode=0o644, uid=1, gid=2, size=5, mtime_ns=1_700_000_000_000_000_001
+    )
+    archive = bytearray(header(entry, entry.path) + b"12345" + bytes(507) + END_OF_ARCHIVE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, 1535))
+        new = data.draw(st.binary(min_size=1, max_size=12))
+        archive[start : start + len(new)] = new
+    if data.draw(st.booleans()):  # else the checksums tell at once
+        mend(archive, 0)
+        mend(archive, 1024)
+    assert read(bytes(archive), 1 << 20) == read(bytes(archive), BLOCK)
+
+
+def mend(archive: bytearray, at: int) -> None:
+    """Give the header at `at` its right checksum."""
+    archive[at + 148 : at + 156] = b" " * 8
+    archive[at + 148 : at + 156] = b"%06o\0 " % sum(archive[at : at + BLOCK])
+
+
+def read(archive: bytes, buffer: int) -> object:
+    """Return the entries and contents of an archive that comes in buffers of so many bytes, or what is wrong with it.
+
+    In buffers of one block nothing is read but by the general reader.
+    """
+    pieces = (bytearray(archive[at : at + buffer]) for at in range(0, len(archive), buffer))
+    found: list[tuple[Entry, bytes]] = []
+    try:
+        for entry, content in TarReader(Blocks((piece, len(piece)) for piece in pieces), "x"):
+            assert not isinstance(content, OpenFile)
+            whole = [content] if isinstance(content, (bytes, bytearray, memoryview)) else list(content)
+            found.append((entry, b"".join(bytes(piece) for piece in whole)))
+    except ShipwayError as error:
+        return found, str(error)
+    return found, ""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.snapshots import MTIME, copy_changes, entry, shown, write_layer
 from support.trees import describe
@@ -62,7 +62,7 @@ EDITS: dict[str, Callable[[Path, str, str], object]] = {
 }
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(sorted(EDITS)), PATHS, PATHS), max_size=14))
 def test_both_drivers_see_the_same_edits(edits: list[tuple[str, str, str]]) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY) as base:

@@ -79,7 +79,7 @@ def test_every_file_reads_as_the_local_one(files: FileRemote, source: Path, comp
             assert file.tell() == len(expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_it_seeks_and_reads_as_any_file_does(files: FileRemote, layer: Descriptor, data: st.DataObject) -> None:
     tree = RemoteTree(files, [layer])

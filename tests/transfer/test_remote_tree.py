@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.edits import LAYERS, PATHS
@@ -221,7 +221,7 @@ def _opened(tree: SeekableTree, path: str) -> object:
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(LAYERS, st.lists(st.sampled_from([CHUNKED, ZSTD, GZIP, TAR]), min_size=4, max_size=4), asks())
 def test_local_and_remote_extract_are_one_function(
     layers: list[list[tuple[Entry, bytes]]], stack: list[Compression], ask: Ask

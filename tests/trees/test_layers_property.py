@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from support.edits import LAYERS
 
 from shipway.errors import ShipwayError
@@ -26,9 +26,7 @@ from shipway.trees.xattrs import OPAQUE
 Layer = list[tuple[Entry, bytes]]
 MARK = OPAQUE[0] if os.geteuid() == 0 else OPAQUE[1]
 ROOT = Entry(path="", kind="dir", mode=0o755, uid=os.geteuid(), gid=os.getegid())
-FUZZ = settings(
-    deadline=None, max_examples=int(os.environ.get("FUZZ", "60")), suppress_health_check=[HealthCheck.too_slow]
-)
+FUZZ = settings(max_examples=int(os.environ.get("FUZZ", "60")))
 
 Snapshot = list[tuple[Entry, bytes, tuple[str, ...]]]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from msgspec.structs import replace
 from support.edits import LAYERS
 
@@ -282,7 +282,7 @@ def _comparable(tree: dict[str, Entry]) -> dict[str, tuple[Entry, list[str]]]:
     }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(LAYERS)
 def test_the_merged_view_is_the_tree_that_unpacking_the_layers_makes(layers: list[Layer]) -> None:
     with tempfile.TemporaryDirectory() as base:

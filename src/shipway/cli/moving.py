@@ -19,12 +19,13 @@ class LayerForm:
     """The options that say which form layers get where they are copied to."""
 
     compression: str | None = None
-    """How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or uncompressed."""
+    """How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or uncompressed.
+    DiffIDs stay, but for estargz."""
     level: int | None = None
     """The compression's level: 1 to 22 for zstd, 0 to 3 for gzip."""
     force: bool = False
-    """Pack layers again that have another form; with a level, all. And ask for every blob, whatever manifest is there
-    already, so that one that was lost is sent again."""
+    """Pack layers again that have another form, which without it stay as they are; with a level, all. And ask for every
+    blob, whatever manifest is there already, so that one that was lost is sent again."""
 
 
 def push(
@@ -54,9 +55,7 @@ def convert(
     form: LayerForm = LayerForm(),
     session: InSession,
 ) -> None:
-    """Copy a ref, here or somewhere else, to a registry or another worker with its layers in another form.
-
-    The layers' DiffIDs stay, but for estargz. Without --force existing blobs are reused as they are.
+    """Copy a ref, here or elsewhere, to a registry or worker with its layers in another form.
 
     Args:
         source: An id, key:NAME, or oci://host[:port]/repository[:tag][@digest]: then nothing is pulled into the store.

@@ -24,10 +24,12 @@ from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 _SECOND = 1_000_000_000
 _FIRST, _LAST = FIRST_SECOND * _SECOND, LAST_SECOND * _SECOND + _SECOND - 1
 _ZEROS = bytes(1 << 20)
+_SMALL = 64 << 10
+"""Contents of fewer bytes are hashed where they pass by: handing over Python's lock takes longer."""
 _REPLACED = re.compile("\ufffd+")
 _encode = msgspec.msgpack.Encoder().encode
-Noted = tuple[Entry | None, Buffer | int]
-"""An entry with its content, or its first part; or, without an entry, a further part."""
+Noted = tuple[Entry | None, Buffer | int | str]
+"""An entry with its content, or the first part of it, or its digest; or, without an entry, a further part."""
 
 
 class Witness:
@@ -51,7 +53,8 @@ class Witness:
         """Take one entry; see `TreeSink.add`."""
         assert not isinstance(content, OpenFile)
         if isinstance(content, (bytes, bytearray, memoryview)):
-            self._noted.append((entry, content))
+            small = entry.size and len(content) < _SMALL
+            self._noted.append((entry, hashlib.sha256(content).hexdigest() if small else content))
             self._sink.add(entry, content)
             return
         self._noted.append((entry, b""))
@@ -75,10 +78,11 @@ class Witness:
         for entry, piece in noted:
             if entry is not None:
                 self._close()
-                self._entry = entry
-                if not entry.size:
-                    continue
-                self._hash = hashlib.sha256(piece if not isinstance(piece, int) else b"")
+            if isinstance(piece, str):
+                assert entry is not None
+                self._say(entry, piece)
+            elif entry is not None:
+                self._entry, self._hash = entry, hashlib.sha256(piece if not isinstance(piece, int) else b"")
             elif isinstance(piece, int):
                 for done in range(0, piece, len(_ZEROS)):
                     self._hash.update(_ZEROS[: piece - done])
@@ -86,12 +90,15 @@ class Witness:
                 self._hash.update(piece)
 
     def _close(self) -> None:
-        entry = self._entry
-        if entry is not None:
-            said = self._statement(entry, f"sha256:{self._hash.hexdigest()}" if entry.size else "")
-            self._said.update(said)
-            self._marks.append(crc32(said))
+        """End the entry whose content passed by in parts."""
+        if self._entry is not None:
+            self._say(self._entry, self._hash.hexdigest() if self._entry.size else "")
             self._entry = None
+
+    def _say(self, entry: Entry, digest: str) -> None:
+        said = self._statement(entry, digest and f"sha256:{digest}")
+        self._said.update(said)
+        self._marks.append(crc32(said))
 
     def check(self, table: Iterable[Entry], where: str) -> None:
         """Raise `Corrupt`, naming the first entry that is not in both alike, unless `table` is what was noted."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from struct import Struct
-from zlib import adler32
 
 from shipway.errors import Corrupt, Truncated, UnsafeEntry
 from shipway.layers import pax, sparse
 from shipway.layers.blocks import Blocks, padding
 from shipway.layers.headers import BLOCK
 from shipway.layers.numbers import check_device, check_owner, decimal, number
+from shipway.layers.usual import USTAR, read_owner, sum_is_right, usual_entry
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
 from shipway.trees.entry import MAX_PATH, Content, Entry, Kind, clean_archive_path
 
@@ -34,7 +33,6 @@ WHOLE = 1 << 20
 
 # name, mode+uid+gid, size, mtime, checksum, type, link name, magic and version, device, prefix
 _HEADER = Struct("100s 24s 12s 12s 8s c 100s 8s 64x 16s 155s 12x")
-_USTAR = b"ustar\x0000"
 _KINDS: dict[bytes, Kind] = {
     b"0": "reg",
     b"\0": "reg",
@@ -50,7 +48,6 @@ _KINDS: dict[bytes, Kind] = {
 _COMMON = frozenset({b"mtime", b"uid", b"gid", b"path", b"linkpath", b"size"})
 _LINKS = ("hardlink", "symlink")
 _DEVICES = ("char", "block")
-_ADLER = 65521
 _SIGN = 0x80
 _SECOND = 1_000_000_000
 Records = dict[bytes, bytes]
@@ -100,16 +97,20 @@ class TarReader:
 
     def __iter__(self) -> Iterator[tuple[Entry, Content]]:
         blocks, kinds = self._blocks, _KINDS
+        entry: Entry | None
+        holes: sparse.Sparse | None
         while blocks.position < blocks.end or blocks.refill():
-            fields = self._header()
-            if fields is None:
-                break
-            kind = kinds.get(fields[5])
-            if kind is None:
-                self._read_special(fields)
-                continue
-            entry, stored, holes = self._entry(fields, kind)
-            if self._own:
+            if not self._described and not self._common and (entry := usual_entry(blocks, self._where)):
+                stored, holes = entry.size, None
+            else:
+                fields = self._header()
+                if fields is None:
+                    break
+                kind = kinds.get(fields[5])
+                if kind is None:
+                    self._read_special(fields)
+                    continue
+                entry, stored, holes = self._entry(fields, kind)
                 self._own = {}
                 self._described = 0
             self._place, self._sparse = blocks.base + blocks.position, holes
@@ -145,17 +146,12 @@ class TarReader:
         blocks.position = at + BLOCK
         block = blocks.view[at : at + BLOCK]
         fields = _HEADER.unpack(block)
-        stored = fields[4]
-        try:
-            # The sum is taken modulo 65521, with the field itself as eight spaces.
-            total = int(stored[:6], 8) + (adler32(stored, 0) & 0xFFFF) - 256
-            if total % _ADLER == adler32(block, 0) & 0xFFFF:
-                return fields
-        except ValueError:
-            if not any(block):
-                self._end()
-                return None
-        self._check_sum(bytes(block), stored)
+        if sum_is_right(block, fields[4]):
+            return fields
+        if not any(block):
+            self._end()
+            return None
+        self._check_sum(bytes(block), fields[4])
         return fields
 
     def _check_sum(self, block: bytes, stored: bytes) -> None:
@@ -222,7 +218,7 @@ class TarReader:
             return whiteout(path, where), stored, None
         if not path and kind != "dir":
             raise UnsafeEntry(f"a {kind} in the place of the root", where=where)
-        mode, uid, gid = _owner(fields[1], self._where)
+        mode, uid, gid = read_owner(fields[1], self._where)
         if b"uid" in records or b"gid" in records:
             uid = decimal(records[b"uid"], where) if b"uid" in records else uid
             gid = decimal(records[b"gid"], where) if b"gid" in records else gid
@@ -265,7 +261,7 @@ def _name(fields: tuple[bytes, ...], records: Records) -> str:
     raw = records.get(sparse.NAME) or records.get(b"path")
     if raw is None:
         raw = fields[0].split(b"\0", 1)[0]
-        if fields[7] == _USTAR and fields[9][0]:
+        if fields[7] == USTAR and fields[9][0]:
             raw = fields[9].split(b"\0", 1)[0] + b"/" + raw
     return raw.decode() if raw.isascii() else os.fsdecode(raw)
 
@@ -287,13 +283,6 @@ def _link(fields: tuple[bytes, ...], records: Records, kind: Kind, where: str) -
 def _xattrs(records: Records) -> dict[str, bytes]:
     skip = len(pax.XATTR)
     return {pax.xattr_name(key[skip:]): value for key, value in records.items() if key.startswith(pax.XATTR)}
-
-
-@lru_cache(maxsize=4096)
-def _owner(field: bytes, where: str) -> tuple[int, int, int]:
-    """Return permission bits, user and group from their three fields side by side."""
-    uid, gid = check_owner(number(field[8:16], where), number(field[16:], where), where)
-    return number(field[:8], where) & 0o7777, uid, gid
 
 
 def _device(field: bytes, where: str) -> tuple[int, int]:

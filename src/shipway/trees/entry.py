@@ -202,7 +202,7 @@ def clean_archive_path(name: str, where: str) -> str:
     `./`, a trailing slash and empty components are dropped. Raises `UnsafeEntry` for an
     absolute name (but the root's own), one with `..` or a NUL.
     """
-    if "//" not in name and "." not in name and not name.startswith("/") and "\0" not in name:
+    if "//" not in name and "/." not in name and not name.startswith((".", "/")) and "\0" not in name:
         return name.rstrip("/")
     if name == "/":  # umoci's name for the root directory
         return ""
