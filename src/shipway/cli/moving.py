@@ -87,8 +87,8 @@ def pull(reference: str, /, *, session: InSession) -> None:
         raise Invalid("not a reference", where=reference, todo="write oci://host[:port]/repository[:tag] or key:NAME")
     with session.open() as cache, naming.any_ref(cache, reference) as found, shown(session) as progress:
         if not isinstance(found, RemoteImmutableRef):
-            session.show({"id": found.id, "reference": None, "size": found.size()}, [found.id])
+            session.show({"id": found.id, "reference": None, "size": session.size_of(found)}, [found.id])
             return
         with found.pull(progress=progress) as local:
-            document = {"id": local.id, "reference": found.id, "size": local.size()}
+            document = {"id": local.id, "reference": found.id, "size": session.size_of(local)}
     session.show(document, [local.id])

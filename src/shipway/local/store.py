@@ -357,12 +357,13 @@ class Store:
 
     @contextmanager
     def giving_up(self, key: str) -> Iterator[None]:
-        """Remove the reserved snapshot `key` if the block fails."""
+        """Remove the reserved snapshot `key` if the block fails, unless it has become that of a record by then."""
         try:
             yield
         except BaseException:
-            self.driver.remove(key)
-            self.records.forget_snapshot(key)
+            if self.records.is_reserved(key):
+                self.driver.remove(key)
+                self.records.forget_snapshot(key)
             raise
 
     @contextmanager
