@@ -15,11 +15,11 @@ from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
+from shipway.layers.chunked import MAX_TABLE
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
-from shipway.layers.formats import contents_of
+from shipway.layers.formats import contents_of, tells_times
 from shipway.layers.output import write_all
 from shipway.layers.tar import TarReader
-from shipway.layers.toc import TocLocation, parse_toc
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -66,11 +66,10 @@ def unpack(
     """
     where = where or descriptor.digest
     contents = contents_of(descriptor)
-    location = contents if isinstance(contents, TocLocation) else None
-    window = Window(location) if location is not None else None
+    window = Window(*contents.passing) if contents is not None else None
     blob = _Blob(pieces, descriptor, keep, window, where)
     source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    witness = Witness(sink, times=not location.plain_digest) if location is not None else None
+    witness = Witness(sink, times=tells_times(descriptor, contents)) if contents is not None else None
     unpacking = _Unpacking(source, sink, descriptor, limits, where, witness)
     with unpacking.inflating as inflating:
         try:
@@ -87,8 +86,10 @@ def unpack(
     blob.check()
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
-    if location is not None and window is not None:
-        unpacking.check(parse_toc(bytes(window.data), location, where))
+    if contents is not None and window is not None:
+        table = contents.overheard(bytes(window.data), unpacking.table, where)
+        if table is not None:
+            unpacking.check(table)
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
@@ -123,7 +124,9 @@ def unpack_archive(
     where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
     into = sink if clones is None else _Cloning(sink, clones)
-    unpacking = _Unpacking(source, into, descriptor, limits, where, Witness(into))
+    contents = contents_of(descriptor)
+    witness = Witness(into, times=contents is not None and tells_times(descriptor, contents))
+    unpacking = _Unpacking(source, into, descriptor, limits, where, witness)
     with unpacking.inflating as inflating:
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
@@ -173,6 +176,8 @@ class _Unpacking:
         self._bounds = self._make_bounds()
         if self._bounds is not None:
             source = BoundedSource(source, self._bounds)
+        self.table = b""
+        """The table of contents that is inside the archive, if there is one."""
         self.inflating = _Inflating(source, self._witness)
 
     def _make_bounds(self) -> Bounds | None:
@@ -182,13 +187,15 @@ class _Unpacking:
         """Give the sink all entries; return how many."""
         entries = 0
         add, bounds = self._add, self._bounds
-        for entry, content in TarReader(Blocks(buffers), self._where):
+        reader = TarReader(Blocks(buffers), self._where, keep=MAX_TABLE if self._witness is not None else 0)
+        for entry, content in reader:
             if bounds is not None:
                 bounds.count(entry)
             add(entry, content)
             entries += 1
         for _ in buffers:
             pass
+        self.table = reader.table
         return entries
 
     def check(self, table: Iterable[Entry]) -> None:
