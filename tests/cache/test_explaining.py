@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from uuid import uuid4
 
+import pytest
 from support.caches import OpenCache, write
 from support.trees import free_port
 
@@ -82,3 +84,55 @@ def test_how_a_ref_was_pulled_is_known_as_long_as_it_is_here(
     list(again.prune())
     assert again.store.database.read("SELECT count(*) FROM reports") == [(0,)]
     assert again.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ("gzip", "it is gzip, without a table of contents that says what is in it"),
+        ("zstd", "it is zstd, without a table of contents that says what is in it"),
+        ("uncompressed", "it is uncompressed, without a table of contents that says what is in it"),
+        ("zstd:chunked", "little of it was here"),
+        ("estargz", "little of it was here"),
+    ],
+)
+def test_why_a_layer_was_fetched_is_true_of_its_form(
+    registry: str, open_cache: OpenCache, tmp_path: Path, form: str, reason: str
+) -> None:
+    place = f"oci://{registry}/explained/{uuid4().hex}:tag"
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_bytes(os.urandom(2_000_000))
+    with open_cache("one").import_tree(tmp_path / "tree") as ref:
+        ref.push(place, compression=form)
+    two = open_cache("two")
+    with two.new() as work:
+        write(work, other="something that is here")
+        with work.commit() as known, two.remote(place) as remote:
+            known.push(f"file://{tmp_path}/bucket#known")
+            with remote.pull() as pulled:
+                assert how_fetched(two, pulled) == (Way.FETCHED, reason)
+
+
+def test_why_a_layer_was_fetched_is_true_of_a_store_where_nothing_is_known_and_of_a_small_layer(
+    registry: str, repository: str, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    one, two = open_cache("one"), open_cache("two")
+    for name, size, reason in [
+        ("large", 2_000_000, "of no layer that was here is it known what is in it"),
+        ("small", 100, "to look what of it is here would have cost as much"),
+    ]:
+        place = f"oci://{registry}/{repository}:{name}"
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(os.urandom(size))
+        with one.import_tree(tmp_path / name) as ref:
+            ref.push(place)
+        with two.remote(place) as remote, remote.pull() as pulled:
+            assert how_fetched(two, pulled) == (Way.FETCHED, reason)
+
+
+def how_fetched(cache: Cache, ref: LocalImmutableRef) -> tuple[Way, str]:
+    """Return how a ref's only layer was pulled, and the reason."""
+    found = cache.explain_ref(ref.id).pulled
+    assert found is not None
+    (layer,) = found.layers
+    return layer.way, layer.reason

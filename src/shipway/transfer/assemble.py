@@ -28,7 +28,7 @@ from shipway.layers.bounds import Bounds
 from shipway.layers.contents import ChunkReader, Contents
 from shipway.layers.estargz import Stargz, archive_end
 from shipway.layers.estargz_table import BEGIN
-from shipway.layers.formats import contents_of
+from shipway.layers.formats import contents_of, form_of
 from shipway.layers.toc import TocLocation
 from shipway.local.contents import has_contents
 from shipway.local.kept import Pack
@@ -186,23 +186,25 @@ class Assembly:
         return oci.sha256(f"{self._descriptor.digest} {chunk.offset} {chunk.length}".encode())
 
 
-def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stack: ExitStack) -> Assembly | None:
-    """Return how to put a layer together, None if it had better be fetched whole.
+def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stack: ExitStack) -> Assembly | str:
+    """Return how to put a layer together; if it had better be fetched whole, why, in a line for people.
 
     Raises what the remote raises, and `Corrupt` and its kinds for tables that make no sense.
     """
     contents = contents_of(descriptor)
-    if descriptor.size < LEAST or contents is None:
-        return None
+    if contents is None:
+        return f"it is {form_of(descriptor)}, without a table of contents that says what is in it"
     if isinstance(contents, TocLocation) and not (makes_own_headers(descriptor) or split_location(descriptor)):
-        return None
+        return "its table of contents does not say how to make its headers again"
+    if descriptor.size < LEAST:
+        return "to look what of it is here would have cost as much"
     if not has_contents(store) and not store.kept.get(contents.digest):
-        return None
+        return "of no layer that was here is it known what is in it"
     read = read_table(remote, descriptor, contents, store.kept)
     Bounds(store.limits, descriptor.size, f"{remote.name}@{descriptor.digest}").count_table(read.entries)
     assembly = Assembly(store, remote, descriptor, contents, read=read, stack=stack)
     if assembly.total * SHARE > descriptor.size:
-        return None
+        return "little of it was here"
     assembly.prepare()
     return assembly
 

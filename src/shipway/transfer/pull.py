@@ -200,7 +200,6 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
 
     Raises `Elsewhere` if what was fetched for it was not right, and some other place may give it.
     """
-    one.why = "little of it was here"
     with ExitStack() as stack:
         try:
             assembly = plan_assembly(one.task.store, remote, one.descriptor, stack)
@@ -209,7 +208,8 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
         except (Corrupt, Unavailable) as error:  # if it is really gone, fetching will say so
             one.why = f"its table of contents was of no use: {error.what}"
             return None
-        if assembly is None:
+        if isinstance(assembly, str):
+            one.why = assembly
             return None
         came = _Counter(one, assembly.total)
         try:
