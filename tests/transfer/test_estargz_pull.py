@@ -25,7 +25,7 @@ from shipway.errors import Corrupt
 from shipway.explanations import LayerPulled
 from shipway.layers import chunked
 from shipway.layers.compression import Compression
-from shipway.layers.contents import read_chunk
+from shipway.layers.contents import ChunkReader
 from shipway.layers.formats import contents_of
 from shipway.local.rows import Record
 from shipway.local.store import Store
@@ -378,8 +378,9 @@ def test_whatever_is_here_the_archive_is_that_of_the_blob(  # noqa: PLR0917  eac
         with store.kept.writing() as pack:
             for one in (chunk for entry in read.entries for chunk in entry.chunks):
                 if choice.random() < 0.5:
-                    data = blob[one.offset : one.offset + one.length]
-                    keep(pack, contents, one, data, read_chunk(contents, data, one))
+                    reader = ChunkReader(contents)
+                    content = reader.content(one, lambda offset, length: blob[offset : offset + length], "")
+                    keep(pack, contents, one, reader, content)
         assembly = Assembly(store, remote, layer, contents, read=read, stack=stack)
         assembly.prepare()
         made = b"".join(bytes(piece) for piece in assembly.archive(stack, lambda _: None))

@@ -153,6 +153,58 @@ def test_a_large_file_is_read_in_the_middle(
     assert files.traffic.received - before < layer.size // 3
 
 
+def test_a_file_that_goes_through_several_spans_is_fetched_once(
+    files: FileRemote, layer: Descriptor, source: Path, open_store: Callable[[], Store], tmp_path: Path
+) -> None:
+    tree_of(files, layer, open_store()).names("")
+    assert take(tree_of(files, layer, open_store()), tmp_path / "first", "large").traffic.received > 4_000_000
+    assert take(tree_of(files, layer, open_store()), tmp_path / "second", "large").traffic.received == 0
+    assert (tmp_path / "second/large").read_bytes() == (source / "large").read_bytes()
+    before = files.traffic.received
+    tree = tree_of(files, layer, open_store())
+    entry = tree.get("large")
+    assert entry is not None
+    with tree.open_file(entry) as file:
+        assert file.read() == (source / "large").read_bytes()
+    assert files.traffic.received == before
+    take(tree_of(files, layer, open_store()), tmp_path / "third", "sparse")
+    assert take(tree_of(files, layer, open_store()), tmp_path / "fourth", "sparse").traffic.received == 0
+    assert (tmp_path / "fourth/sparse").read_bytes() == (source / "sparse").read_bytes()
+
+
+def test_what_a_seekable_file_read_of_a_span_is_there_for_the_next(
+    files: FileRemote, layer: Descriptor, source: Path, open_store: Callable[[], Store]
+) -> None:
+    tree_of(files, layer, open_store()).names("")
+    moved = []
+    for _ in range(2):
+        before = files.traffic.received
+        tree = tree_of(files, layer, open_store())
+        entry = tree.get("large")
+        assert entry is not None
+        with tree.open_file(entry) as file:
+            file.seek(5_000_000)
+            assert file.read(1000) == (source / "large").read_bytes()[5_000_000:5_001_000]
+        moved.append(files.traffic.received - before)
+    assert moved[0] > moved[1] == 0
+
+
+def test_a_span_that_was_damaged_where_it_is_kept_is_fetched_again(
+    files: FileRemote, layer: Descriptor, source: Path, open_store: Callable[[], Store], tmp_path: Path
+) -> None:
+    store = open_store()
+    tree_of(files, layer, store).names("")
+    indexes = set(store.kept.directory.iterdir())
+    first = take(tree_of(files, layer, store), tmp_path / "first", "large")
+    for path in set(store.kept.directory.iterdir()) - indexes:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    second = take(tree_of(files, layer, open_store()), tmp_path / "second", "large")
+    assert 0 < second.traffic.received < first.traffic.received
+    assert (tmp_path / "second/large").read_bytes() == (source / "large").read_bytes()
+
+
 def test_a_layer_is_read_to_its_end_once_that_costs_no_more_than_was_spent(
     files: FileRemote, layers: dict[str, tuple[Descriptor, bytes]], open_store: Callable[[], Store], tmp_path: Path
 ) -> None:

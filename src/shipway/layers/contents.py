@@ -57,6 +57,9 @@ class Contents(Protocol):
         `Truncated` or `SizeMismatch` where that can be told.
         """
 
+    def span(self, chunk: Chunk) -> Chunk | None:
+        """Return, as a chunk, all that the compressed bytes of a chunk hold; None if that has no digest of its own."""
+
 
 class ChunkReader:
     """Takes chunks of one layer out of compressed bytes; of chunks that share theirs, these are inflated once."""
@@ -65,9 +68,10 @@ class ChunkReader:
         """Read as `contents` says."""
         self._contents = contents
         self._place = (-1, -1)
-        self._plain = b""
         self.data: Buffer = b""
         """The compressed bytes of the chunk taken last, valid as long as `take` says."""
+        self.plain = b""
+        """What these hold."""
 
     def content(self, chunk: Chunk, take: Callable[[int, int], Buffer], where: str, until: int = 0) -> bytes:
         """Return a chunk's content, checked; `take` returns the bytes at an offset of the blob.
@@ -85,13 +89,13 @@ class ChunkReader:
         if place != self._place:
             self.data = take(*place)
             oci.check_size(len(self.data), chunk.length, where)
-            self._plain, self._place = self._contents.inflate(self.data, chunk, where), place
-        content = _checked(self._plain, chunk, where)
+            self.plain, self._place = self._contents.inflate(self.data, chunk, where), place
+        content = _checked(self.plain, chunk, where)
         if not until:
             return content
-        if until > len(self._plain) >= end + MAX_FRAME:
+        if until > len(self.plain) >= end + MAX_FRAME:
             raise Corrupt(f"more than {MAX_FRAME} bytes follow a chunk", where=where)
-        return self._plain[chunk.inner : until]
+        return self.plain[chunk.inner : until]
 
 
 def _checked(plain: bytes, chunk: Chunk, where: str) -> bytes:

@@ -100,6 +100,9 @@ class Stargz:
         """Return what a gzip member, or several, hold: other chunks or headers too."""
         return inflated(data, chunk.inner + chunk.size + MAX_FRAME, where)
 
+    def span(self, chunk: Chunk) -> None:
+        """Return None: chunks have digests of their own."""
+
 
 def archive_end(table: Buffer, where: str) -> bytes:
     """Return what an archive has from its table's header on, given the table as it is stored."""

@@ -222,6 +222,13 @@ class Index:
         oci.check_match(oci.sha256(plain), frame.digest, where)
         return plain
 
+    def span(self, chunk: Chunk) -> Chunk | None:
+        """Return the span that a chunk is in; None for a hole."""
+        if chunk.zeros:
+            return None
+        frame = self._frames[chunk.offset]
+        return Chunk(chunk.offset, chunk.length, 0, frame.size, frame.digest)
+
 
 def _frames(document: _Document, descriptor: Descriptor, where: str) -> Iterator[_Frame]:
     """Yield the spans, which have to follow one another through the whole blob."""

@@ -55,6 +55,9 @@ class TocLocation:
         """Return the content of a chunk. Where the table does not say where it ends, headers follow it."""
         return first_bytes(data, chunk.size, where)
 
+    def span(self, chunk: Chunk) -> None:
+        """Return None: chunks have digests of their own."""
+
 
 def toc_location(descriptor: Descriptor) -> TocLocation | None:
     """Return where the table of contents is that the descriptor's annotations promise, or None without one.

@@ -210,6 +210,9 @@ class Pack:
         """Keep `data`, which holds what has the digest `digest`."""
         self.append(prefix(digest), data)
 
+    def __contains__(self, digest: str) -> bool:
+        return prefix(digest) in self._mine
+
     def append(self, key: int, data: Buffer) -> None:
         """Keep `data` under the beginning of a digest."""
         with self._lock:

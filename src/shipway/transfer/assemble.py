@@ -74,7 +74,7 @@ class Assembly:
         self._contents = contents
         self._table = read.data
         self._where = f"{remote.name}@{descriptor.digest}"
-        self.supply = stack.enter_context(supply(store, self.entries))
+        self.supply = stack.enter_context(supply(store, self.entries, contents))
         self._files: Sequence[Entry] = self.entries
         self._tails: dict[Chunk, int] = {}
         """Chunks that are fetched for what follows them, and up to where that goes; see `with_tails`."""
@@ -173,7 +173,7 @@ class Assembly:
                 if chunk in self._tails:
                     self.pack.add(self._place(chunk), reader.data)
                 else:
-                    keep(self.pack, self._contents, chunk, reader.data, content)
+                    keep(self.pack, self._contents, chunk, reader, content)
                 came(chunk.offset + chunk.length - at)
                 at = chunk.offset + chunk.length
                 yield chunk, content

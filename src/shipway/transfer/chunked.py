@@ -134,7 +134,7 @@ class ChunkedLayer:
         if self._store is None:
             yield None
             return
-        with supply(self._store, entries, learning=learning) as found:
+        with supply(self._store, entries, self._contents, learning=learning) as found:
             yield found
 
     def _read_chunks(self, entry: Entry, found: Supply | None, chunks: Sequence[Chunk]) -> Generator[bytes, None, None]:
@@ -237,7 +237,7 @@ class ChunkedLayer:
     def _decode(self, chunk: Chunk, path: str, reader: ChunkReader, stream: Stream, pack: Pack | None) -> bytes:
         content = reader.content(chunk, stream.take, f"{self._where}, {path!r}")
         if pack is not None:
-            keep(pack, self._contents, chunk, reader.data, content)
+            keep(pack, self._contents, chunk, reader, content)
         return content
 
     def _check(self, digest: str, entry: Entry) -> None:
@@ -245,11 +245,16 @@ class ChunkedLayer:
             oci.check_match(digest, entry.digest, f"{self._where}, {entry.path!r}")
 
 
-def keep(pack: Pack, contents: Contents, chunk: Chunk, data: Buffer, content: bytes) -> None:
-    """Keep a chunk, whose `content` came compressed as `data`; what is kept is zstd, whatever that was."""
+def keep(pack: Pack, contents: Contents, chunk: Chunk, reader: ChunkReader, content: bytes) -> None:
+    """Keep a chunk, whose `content` `reader` has just taken; what is kept is zstd, whatever form it came in.
+
+    Of one that has no digest, a part of a file that goes on in the next span, it is all of the span that is kept.
+    """
     if chunk.digest:
         is_zstd = isinstance(contents, TocLocation)
-        pack.add(chunk.digest, data if is_zstd else zstandard.ZstdCompressor(level=1).compress(content))
+        pack.add(chunk.digest, reader.data if is_zstd else zstandard.ZstdCompressor(level=1).compress(content))
+    elif (span := contents.span(chunk)) is not None and span.digest not in pack:
+        pack.add(span.digest, zstandard.ZstdCompressor(level=1).compress(reader.plain))
 
 
 class ReadTable(NamedTuple):

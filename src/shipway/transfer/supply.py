@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from shipway import oci
 from shipway.errors import Corrupt, ShipwayError
+from shipway.layers.contents import Contents
 from shipway.layers.toc import decode_chunk
 from shipway.local.contents import Place, known_contents
 from shipway.local.kept import Pack, Piece
@@ -26,12 +27,20 @@ class Supply:
     def __init__(
         self,
         store: Store,
+        contents: Contents,
+        *,
         places: Mapping[str, Place],
         pieces: Mapping[str, Piece],
         files: Iterable[Entry],
         stack: ExitStack,
     ) -> None:
-        """Take contents from `places` and `pieces`; of `files` all is there. `stack` closes what is opened for that."""
+        """Take contents of chunks of the table `contents` from `places` and `pieces`; of `files` all is there.
+
+        `stack` closes what is opened for that.
+        """
+        self._contents = contents
+        self._plain = "", b""
+        """The digest of the span that was looked into last, and what it holds."""
         self._files = {entry.path for entry in files}
         self._store = store
         self._places = places
@@ -47,7 +56,12 @@ class Supply:
 
     def has(self, chunk: Chunk, entry: Entry) -> bool:
         """Whether a chunk of a file, no hole, is likely to be here."""
-        return chunk.digest in self._places or chunk.digest in self._pieces or entry.digest in self._places
+        return (
+            chunk.digest in self._places
+            or chunk.digest in self._pieces
+            or entry.digest in self._places
+            or ((span := self._contents.span(chunk)) is not None and span.digest in self._pieces)
+        )
 
     def keeping(self) -> Pack:
         """Return what keeps chunks that are fetched; use it as a context manager."""
@@ -55,7 +69,7 @@ class Supply:
 
     def look_again(self, chunks: Iterable[Chunk]) -> None:
         """Take notice of chunks that were fetched meanwhile."""
-        self._pieces.update(self._store.kept.find(chunk.digest for chunk in chunks if chunk.digest))
+        self._pieces.update(self._store.kept.find(_digests(chunks, self._contents)))
 
     def content(self, chunk: Chunk, entry: Entry) -> bytes | None:
         """Return the content of a chunk, checked against its digest; None if it cannot be had here."""
@@ -68,7 +82,22 @@ class Supply:
                         self._whole[entry.path] = found, self._whole.get(entry.path, (found, 0))[1] + len(data)
                     return data
         piece = self._pieces.get(chunk.digest)
-        return _decode_kept(self._store.kept.read(piece), chunk) if piece is not None else None
+        if piece is not None:
+            return _decode_kept(self._store.kept.read(piece), chunk)
+        return self._content_of_span(chunk)
+
+    def _content_of_span(self, chunk: Chunk) -> bytes | None:
+        """Return the content of a chunk out of its span, if that was kept; None if not."""
+        span = self._contents.span(chunk)
+        piece = self._pieces.get(span.digest) if span is not None else None
+        if span is None or piece is None:
+            return None
+        if self._plain[0] != span.digest:
+            plain = _decode_kept(self._store.kept.read(piece), span)
+            if plain is None:
+                return None
+            self._plain = span.digest, plain
+        return self._plain[1][chunk.inner : chunk.inner + chunk.size]
 
     def may_have(self, entry: Entry) -> bool:
         """Whether a file may be cloned from one that is here; see `shipway.layers.unpack.Clones`."""
@@ -112,16 +141,30 @@ class Supply:
 
 
 @contextmanager
-def supply(store: Store, entries: Sequence[Entry], *, learning: bool = True) -> Iterator[Supply]:
-    """Yield what is here of the contents of `entries`; the layers that have some are held meanwhile.
+def supply(store: Store, entries: Sequence[Entry], contents: Contents, *, learning: bool = True) -> Iterator[Supply]:
+    """Yield what is here of the contents of `entries`, which are of the table `contents`.
 
-    Without `learning` blobs that were not looked into yet are not.
+    Layers that have some are held meanwhile. Without `learning` blobs that were not looked into yet are not.
     """
+    pieces = _digests((chunk for entry in entries for chunk in entry.chunks), contents)
     chunks = {chunk.digest for entry in entries for chunk in entry.chunks if chunk.digest}
     files = {entry.digest for entry in entries if entry.digest and len(entry.chunks) > 1}
     with known_contents(store, chunks | files, learning=learning) as places, ExitStack() as stack:
         whole = (entry for entry in entries if entry.size >= CLONED and _is_file(places.get(entry.digest), entry))
-        yield Supply(store, places, store.kept.find(chunks - places.keys()), whole, stack)
+        kept = store.kept.find(pieces - places.keys())
+        yield Supply(store, contents, places=places, pieces=kept, files=whole, stack=stack)
+
+
+def _digests(chunks: Iterable[Chunk], contents: Contents) -> set[str]:
+    """Return the digests by which chunks may have been kept: their own, and those of the spans that they are in."""
+    found = set()
+    for chunk in chunks:
+        if chunk.digest:
+            found.add(chunk.digest)
+        span = contents.span(chunk)
+        if span is not None:
+            found.add(span.digest)
+    return found
 
 
 def _decode_kept(data: bytes, chunk: Chunk) -> bytes | None:
