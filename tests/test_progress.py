@@ -98,6 +98,22 @@ def worker(tmp_path: Path) -> Iterator[tuple[Cache, str]]:
         yield cache, "oci://" + url.removeprefix("http://")
 
 
+@pytest.mark.parametrize("form", ["gzip", "zstd", "zstd:chunked", "estargz"])
+def test_a_layer_that_is_packed_again_tells_of_the_whole_from_the_beginning(
+    worker: tuple[Cache, str], trees: list[Path], tmp_path: Path, form: str
+) -> None:
+    _, base = worker
+    with Cache.open(tmp_path / "mine") as cache, cache.import_tree(trees[0]) as ref:
+        ref.push(f"{base}/team/image:v1", compression="uncompressed")
+        with cache.remote(f"{base}/team/image:v1") as remote:
+            told = Told()
+            cache.push(remote, f"{base}/team/image:v2", compression=form, level=1, force=True, progress=told)
+    assert all(event.total for event in told.events if event.task in ("read", "pack"))
+    assert told.whole("pack").done > 3 * MIB
+    if form in ("zstd:chunked", "estargz"):
+        assert told.whole("read").done > 3 * MIB
+
+
 def test_each_call_tells_of_the_whole_and_ends_with_it(
     worker: tuple[Cache, str], trees: list[Path], tmp_path: Path
 ) -> None:

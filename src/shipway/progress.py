@@ -27,7 +27,7 @@ _SHORT = 0.1
 class Progress:
     """A moment of a task: `done` of `total` bytes (or what `unit` says), `total` None if unknown.
 
-    `task` says what is being done ("import", "pack", "pull", "push", "extract", "scan", "verify blobs", …) and
+    `task` says what is being done ("import", "pack", "read", "pull", "push", "extract", "scan", "verify blobs", …) and
     `item` what to (a digest, a path, nothing if it is all one); one (task, item) pair is one bar. `done` falls back
     when something is sent anew.
     """

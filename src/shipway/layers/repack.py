@@ -7,7 +7,7 @@ eStargz is another archive anyway, so for these it is written to a file first, f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import BinaryIO
@@ -45,21 +45,32 @@ def repack(
     """Write a layer blob that holds `archive` to `out`; `spool` is an empty file to write the archive to if need be.
 
     An archive that no table of contents can describe (a sparse file, a name that comes twice) is written as plain
-    zstd or gzip instead. Raises what reading `archive` raises, `Invalid` for a level that there is not, and `NoSpace`.
+    zstd or gzip instead. `progress` hears of what is packed once all of `archive` was read and its size is known; of an
+    archive that is packed while it is read, whoever gives it knows more.
+
+    Raises what reading `archive` raises, `Invalid` for a level that there is not, and `NoSpace`.
     """
     threads = os.cpu_count() or 1
     if compression not in _PLAIN:
         with Pipeline(out, compression, level, threads, where) as pipeline:
-            return _copied(archive, pipeline, where, progress)
+            return _copied(archive, pipeline)
     for buffer, size in filled(archive):
         write_all(spool, memoryview(buffer)[:size], where)
     spool.flush()
-    if not _can_be_listed(spool, where):
+    size = os.fstat(spool.fileno()).st_size
+    total = _contents(spool, where)
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(Progress("pack", where, done, size if total is None else total))
+
+    told(0)
+    if total is None:
         spool.seek(0)
         with Pipeline(out, _PLAIN[compression], level, threads, where) as pipeline:
-            return _copied(_File(spool), pipeline, where, progress)
+            return _copied(_File(spool), pipeline, told)
     with Pipeline(out, compression, level, threads, where) as pipeline:
-        packer = Packer(lambda _: os.dup(spool.fileno()), pipeline, where, progress, None)
+        packer = Packer(lambda _: os.dup(spool.fileno()), pipeline, where, progress, total)
         own = True
         if compression is Compression.ESTARGZ:
             _pack_anew(spool, packer, where)
@@ -85,7 +96,7 @@ class _File:
         return done
 
 
-def _copied(archive: ByteSource, pipeline: Pipeline, where: str, progress: ProgressCallback | None) -> Packed:
+def _copied(archive: ByteSource, pipeline: Pipeline, told: Callable[[int], None] = lambda _: None) -> Packed:
     done = 0
     while True:
         batch = pipeline.batch()
@@ -94,8 +105,7 @@ def _copied(archive: ByteSource, pipeline: Pipeline, where: str, progress: Progr
             return Packed(*pipeline.finish())
         done += batch.used
         pipeline.submit(batch)
-        if progress is not None:
-            progress(Progress("pack", where, done, None))
+        told(done)
 
 
 def _reader(spool: BinaryIO, where: str) -> TarReader:
@@ -110,15 +120,18 @@ def _entries(reader: TarReader) -> Iterator[Entry]:
         raise Truncated("the archive has no end", where="the layer")
 
 
-def _can_be_listed(spool: BinaryIO, where: str) -> bool:
+def _contents(spool: BinaryIO, where: str) -> int | None:
+    """Return the bytes of all contents, None of an archive that no table can describe."""
+    total = 0
     reader = _reader(spool, where)
     seen: set[str] = set()
     for entry in _entries(reader):
         key = f"{entry.kind}\0{entry.path}" if entry.kind in ("whiteout", "opaque") else entry.path
         if reader.is_sparse or key in seen:
-            return False
+            return None
         seen.add(key)
-    return True
+        total += entry.size
+    return total
 
 
 def _pack_anew(spool: BinaryIO, packer: Packer, where: str) -> None:

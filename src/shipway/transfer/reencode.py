@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from shipway.layers.repack import repack
 from shipway.local.blobs import disk_errors
 from shipway.local.store import Store
 from shipway.oci import Descriptor
-from shipway.progress import ProgressCallback
+from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource, until_right
 from shipway.trees.entry import Buffer
 
@@ -94,7 +94,13 @@ def _repacked(
         disk_errors(descriptor.digest),
         tempfile.TemporaryFile(dir=store.root / "ingest", prefix="encode-") as spool,
     ):
-        archive = _Archive(pieces, descriptor, diff_id)
+        task = "read" if encoding.compression in (Compression.ZSTD_CHUNKED, Compression.ESTARGZ) else "pack"
+
+        def told(size: int) -> None:
+            if progress is not None:
+                progress(Progress(task, descriptor.digest, size, descriptor.size))
+
+        archive = _Archive(pieces, descriptor, diff_id, told)
         packed = repack(
             archive,
             ingest.file,
@@ -124,9 +130,16 @@ def _check_diff_id(packed: Packed, diff_id: str, encoding: Encoding, descriptor:
 
 
 class _Archive:
-    """What a blob decompresses to, as a `ByteSource`; blob and archive are hashed on the way."""
+    """What a blob decompresses to, as a `ByteSource`; blob and archive are hashed on the way.
 
-    def __init__(self, pieces: Iterator[Buffer], descriptor: Descriptor, diff_id: str) -> None:
+    `told` hears how many bytes of the blob were read: how many come out of it nobody knows before.
+    """
+
+    def __init__(
+        self, pieces: Iterator[Buffer], descriptor: Descriptor, diff_id: str, told: Callable[[int], None]
+    ) -> None:
+        self._told = told
+        told(0)
         self._pieces = self._hashed(pieces)
         self._descriptor = descriptor
         self._diff_id = diff_id
@@ -140,6 +153,7 @@ class _Archive:
         for piece in pieces:
             self._size += len(piece)
             self._blob.update(piece)
+            self._told(self._size)
             yield piece
 
     def readinto(self, buffer: memoryview, /) -> int:
