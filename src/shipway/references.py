@@ -27,6 +27,8 @@ from shipway.oci import DEFAULT_REPOSITORY, DEFAULT_TAG, check_digest, is_reposi
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _BUCKET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,220}[A-Za-z0-9])?")
+_USER = re.compile(r"[^/@]*@|.*@.*/", re.DOTALL)
+"""A user, or a password with anything in it: an @ before the host's end, or before any slash."""
 _PREFIX_DIGEST = "@sha256:"
 
 FORMS = (
@@ -146,7 +148,9 @@ def _parse(text: str) -> Reference:
     if separator and scheme in ("oci-layout", "oci-archive", "docker-archive"):
         rest, tag, digest = _split_suffix(rest, text)
         return FileReference(scheme, _path(rest, text), tag=tag, digest=digest)
-    where = f"{_shortened(scheme)}://…" if separator and "@" in rest else repr(_shortened(text))
+    # What stands after either sign, or before an @, may be a secret.
+    hidden = f"{_shortened(scheme)}://…" if separator else "…"
+    where = hidden if "?" in text or _USER.match(rest or text) else repr(_shortened(text))
     raise Invalid("not a reference", where=where, todo=f"write {FORMS}")
 
 
@@ -156,10 +160,12 @@ def without_digest(text: str) -> str:
 
 
 def _registry(scheme: str, rest: str, text: str) -> RegistryReference:
-    if "@" in rest.split("/", 1)[0]:
+    if _USER.match(rest):
         raise Invalid(
             "a reference holds no user or password", where=f"{scheme}://…", todo="use `shipway login` or the auth file"
         )
+    if "?" in rest or "#" in rest:
+        raise Invalid("a registry's reference has no options", where=f"{scheme}://…", todo=f"write {FORMS}")
     rest, tag, digest = _split_suffix(rest, text) if "/" in rest else (rest, None, None)
     host, _, repository = rest.partition("/")
     repository = repository or DEFAULT_REPOSITORY
