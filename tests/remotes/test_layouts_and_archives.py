@@ -314,17 +314,23 @@ def test_a_layer_that_is_not_what_its_configuration_says_is_refused_when_it_is_p
 def test_what_is_no_archive_is_refused(scheme: str, tmp_path: Path) -> None:
     (tmp_path / "gz").write_bytes(b"\x1f\x8b\x08" + bytes(600))
     (tmp_path / "text").write_bytes(b"no tar at all" * 100)
+    (tmp_path / "short").write_bytes(b"login:secret:1:1")
+    (tmp_path / "nothing").touch()
     archive(tmp_path / "other", ("file", b"x"))
     os.mkfifo(tmp_path / "fifo")
     for name, error in (
         ("gz", Invalid),
         ("text", Corrupt),
+        ("short", Corrupt),
+        ("nothing", Corrupt),
         ("fifo", Corrupt),
         ("other", ShipwayError),
         ("no", NotFound),
     ):
-        with opened(f"{scheme}://{tmp_path}/{name}") as remote, pytest.raises(error):
+        with opened(f"{scheme}://{tmp_path}/{name}") as remote, pytest.raises(error) as failed:
             remote.manifest("latest")
+        if name in ("text", "short", "nothing"):
+            assert str(failed.value) == f"{tmp_path}/{name}: is no tar archive"
 
 
 def test_an_archive_is_not_written_to(tmp_path: Path) -> None:

@@ -184,16 +184,9 @@ class TarReader:
         if not any(block):
             self._end()
             return None
-        self._check_sum(bytes(block), fields[4])
-        return fields
-
-    def _check_sum(self, block: bytes, stored: bytes) -> None:
-        """Raise `Corrupt` unless the checksum is right, or right by the signed sums of ancient programs."""
-        blanked = block[:148] + b" " * 8 + block[156:]
-        unsigned = sum(blanked)
-        signed = unsigned - 256 * sum(1 for byte in blanked if byte >= _SIGN)
-        if number(stored, self._where) not in (unsigned, signed):
+        if not _sum_was_right(bytes(block), fields[4], self._where):
             raise Corrupt("a header's checksum is wrong", where=self._where)
+        return fields
 
     def _end(self) -> None:
         blocks = self._blocks
@@ -321,3 +314,22 @@ def _xattrs(records: Records) -> dict[str, bytes]:
 
 def _device(field: bytes, where: str) -> tuple[int, int]:
     return check_device(number(field[:8], where), number(field[8:], where), where)
+
+
+def is_archive(beginning: bytes) -> bool:
+    """Whether a file that begins with these bytes, 512 if it has as many, can be a tar."""
+    if len(beginning) < BLOCK:
+        return False
+    block = beginning[:BLOCK]
+    try:
+        return not any(block) or _sum_was_right(block, _HEADER.unpack(block)[4], "")
+    except Corrupt:
+        return False
+
+
+def _sum_was_right(block: bytes, stored: bytes, where: str) -> bool:
+    """Whether a header's checksum is right, or right by the signed sums of ancient programs."""
+    blanked = block[:148] + b" " * 8 + block[156:]
+    unsigned = sum(blanked)
+    signed = unsigned - 256 * sum(1 for byte in blanked if byte >= _SIGN)
+    return number(stored, where) in (unsigned, signed)

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from shipway.errors import Corrupt, Invalid, NotFound, Unauthorized, Unavailable, UnsafeEntry
 from shipway.layers.blocks import BUFFER_SIZE, Blocks
-from shipway.layers.tar import TarReader
+from shipway.layers.headers import BLOCK
+from shipway.layers.tar import TarReader, is_archive
 from shipway.trees.entry import Entry
 
 _MAX_MEMBERS = 100_000
@@ -136,7 +137,8 @@ class Tar:
     def _open(self) -> None:
         fd = open_file(self._path)
         try:
-            _refuse_compressed(os.pread(fd, 8, 0), self._path)
+            beginning = os.pread(fd, BLOCK, 0)
+            _refuse_others(beginning, self._path)
             self._members = _index(fd, self._path)
         except BaseException:
             os.close(fd)
@@ -151,10 +153,12 @@ class Tar:
             self._fd, self._members = -1, {}
 
 
-def _refuse_compressed(magic: bytes, where: str) -> None:
+def _refuse_others(beginning: bytes, where: str) -> None:
     for sign, kind in _COMPRESSED.items():
-        if magic.startswith(sign):
+        if beginning.startswith(sign):
             raise Invalid(f"is compressed with {kind}", where=where, todo="decompress it")
+    if not is_archive(beginning):
+        raise Corrupt("is no tar archive", where=where)
 
 
 @dataclass(frozen=True, slots=True)
