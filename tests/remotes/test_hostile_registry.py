@@ -444,8 +444,22 @@ def test_an_unknown_host_is_unavailable_and_named() -> None:
 def test_a_server_that_does_not_answer_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         limits = Limits(read=0.1, attempts=1)
-        with pytest.raises(Unavailable, match="in time"):
-            remote_at(f"127.0.0.1:{silent.getsockname()[1]}", limits=limits).manifest("latest")
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(Unavailable) as failed:
+            remote_at(host, limits=limits).manifest("latest")
+    assert str(failed.value) == f"{host}: does not answer in time"
+
+
+@pytest.mark.parametrize("rudely", [False, True])
+def test_a_server_that_hangs_up_is_told_of_in_words(rudely: bool) -> None:
+    def behave(exchange: Exchange) -> None:
+        exchange.hang_up(rudely=rudely)
+
+    with facing(behave) as (remote, server):
+        with pytest.raises(Unavailable) as failed:
+            remote.manifest("latest")
+        why = str(failed.value).removeprefix(f"{server.host}: the connection broke")
+        assert why in ("", " (connection reset by peer)")
 
 
 def test_plain_http_where_tls_is_expected_says_what_to_write() -> None:

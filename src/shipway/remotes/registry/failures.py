@@ -31,8 +31,14 @@ def failure(error: Exception, where: str) -> ShipwayError:
         return Unavailable("not a well-formed address", where=where)
     if isinstance(inner, ssl.SSLError) and (known := _failure_of_tls(inner, where)) is not None:
         return known
-    what = "does not answer in time" if isinstance(error, HTTPTimeout) else "the connection broke"
-    return Transient(f"{what} ({type(inner).__name__})", where=where)
+    if isinstance(error, HTTPTimeout):
+        return Transient("does not answer in time", where=where)
+    return Transient(f"the connection broke{_in_words(inner)}", where=where)
+
+
+def _in_words(error: Exception) -> str:
+    """Return what the system says of an error, in brackets; nothing where it is only known to the program."""
+    return f" ({error.strerror.lower()})" if isinstance(error, OSError) and error.strerror else ""
 
 
 def _failure_of_tls(inner: ssl.SSLError, where: str) -> ShipwayError | None:
@@ -60,8 +66,8 @@ def _failure_of_proxy(inner: Exception, where: str) -> ShipwayError:
         status = text.removeprefix(_TUNNEL)[:100]
         kind = Transient if status.startswith("5") else Unavailable
         return kind(f"the proxy does not let us through ({status})", where=where)
-    why = _no_connection(inner) if isinstance(inner, NewConnectionError) else type(inner).__name__
-    return Unavailable(f"the proxy cannot be reached ({why})", where=where, todo="see $HTTP_PROXY, $HTTPS_PROXY")
+    why = f" ({_no_connection(inner)})" if isinstance(inner, NewConnectionError) else _in_words(inner)
+    return Unavailable(f"the proxy cannot be reached{why}", where=where, todo="see $HTTP_PROXY, $HTTPS_PROXY")
 
 
 def _no_connection(error: NewConnectionError) -> str:
