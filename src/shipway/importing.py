@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.errors import Invalid, NotFound, SizeMismatch, Truncated, Unavailable
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import Store
 from shipway.progress import Progress, ProgressCallback
@@ -43,7 +43,8 @@ def import_tree(
 
         written(0)
         with store.driver.writer([*chain, key]) as sink:
-            copy_entries(entries, source, sink, written=written)
+            with _unchanged(path):
+                copy_entries(entries, source, sink, written=written)
             sink.finish()
         record = store.records.add(new, mutable=False, snapshot=key, parents=[parent.id] if parent is not None else [])
     store.after_commit()
@@ -59,6 +60,20 @@ def _readable(path: Path) -> Iterator[None]:
         name = f" {os.fsdecode(error.filename)!r}" if isinstance(error.filename, (str, bytes)) else ""
         raise Unavailable(
             f"cannot read{name}: {error.strerror}", where=str(path), todo="is it yours to read?"
+        ) from error
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[None]:
+    """Say of a file that was no longer as long as it had been that it changed, and what to do."""
+    try:
+        yield
+    except (Truncated, SizeMismatch) as error:
+        how = "shrank" if isinstance(error, Truncated) else "grew"
+        raise type(error)(
+            f"the file {how} while it was read",
+            where=str(path / error.where.lstrip("/")),
+            todo="try again when nothing writes there, or from a copy",
         ) from error
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from support.caches import write
 
-from shipway import Cache, CachePolicy, LocalImmutableRef, Progress, Unavailable
+from shipway import (
+    Cache,
+    CachePolicy,
+    LocalImmutableRef,
+    Progress,
+    ShipwayError,
+    SizeMismatch,
+    Truncated,
+    Unavailable,
+)
 
 
 def committed(cache: Cache) -> LocalImmutableRef:
@@ -48,4 +58,22 @@ def test_what_a_progress_callback_raises_passes(cache: Cache, tmp_path: Path) ->
     with pytest.raises(OSError, match="mine") as caught:
         cache.import_tree(tmp_path / "tree", progress=stop)
     assert caught.value is error
+    assert list(cache.disk_usage()) == []
+
+
+@pytest.mark.parametrize(("size", "error", "how"), [(1, SizeMismatch, "grew"), (-1, Truncated, "shrank")])
+def test_a_file_that_changes_while_it_is_imported_is_named(
+    cache: Cache, tmp_path: Path, size: int, error: type[ShipwayError], how: str
+) -> None:
+    (tmp_path / "tree/below").mkdir(parents=True)
+    changing = tmp_path / "tree/below/changing"
+    changing.write_bytes(bytes(10))
+
+    def change(progress: Progress) -> None:
+        if not progress.done:
+            os.truncate(changing, 10 + size)
+
+    with pytest.raises(error) as failed:
+        cache.import_tree(tmp_path / "tree", progress=change)
+    assert str(failed.value).startswith(f"{changing}: the file {how} while it was read; try again")
     assert list(cache.disk_usage()) == []
