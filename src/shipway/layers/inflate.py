@@ -114,13 +114,12 @@ class _Inflater:
         """Return the input that was not taken yet."""
         return self._input[len(self._input) - self.left :]
 
-    def inflate(self, buffer: memoryview, flush: int) -> tuple[int, bool]:
-        """Return how many bytes were written, and whether the stream, or member, ended."""
-        place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-        self.stream.next_out = ctypes.addressof(place)
-        self.stream.avail_out = len(buffer)
+    def inflate(self, place: int, size: int, flush: int) -> tuple[int, bool]:
+        """Return how many bytes were written to the address `place`, and whether the stream, or member, ended."""
+        self.stream.next_out = place
+        self.stream.avail_out = size
         status = self._call("inflate", flush)
-        return len(buffer) - self.stream.avail_out, status == _STREAM_END
+        return size - self.stream.avail_out, status == _STREAM_END
 
     def reset(self, bits: int) -> None:
         """Begin anew with what is left of the input."""
@@ -160,6 +159,7 @@ class CheckpointingGzip:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer` as far as there is something left; see `ByteSource`."""
+        place = _address(buffer)
         done = 0
         while done < len(buffer):
             if not self._inflater.left and not self._more():
@@ -168,7 +168,10 @@ class CheckpointingGzip:
                 break
             if self._between and not self._next_member():
                 break
-            size, ended = self._inflater.inflate(buffer[done:], _BLOCK)
+            # Stopping at each block costs time: so only where a checkpoint is wanted.
+            early = self.points[-1].plain + self._spacing - 1 - self._plain if self.points else 0
+            most, flush = (min(early, len(buffer) - done), _NO_FLUSH) if early > 0 else (len(buffer) - done, _BLOCK)
+            size, ended = self._inflater.inflate(place + done, most, flush)
             done += size
             self._plain += size
             if ended:
@@ -210,6 +213,11 @@ class CheckpointingGzip:
         self.points.append(Point(offset, bits, self._plain, self._inflater.window()))
 
 
+def _address(buffer: bytearray | memoryview) -> int:
+    """Return where the first byte of a buffer is, which whoever uses it keeps."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if len(buffer) else 0
+
+
 def inflate_from(point: Point, data: Buffer, size: int, where: str) -> bytes:
     """Return the `size` bytes that come out after a checkpoint, of `data`, the blob's bytes from there on.
 
@@ -225,12 +233,12 @@ def inflate_from(point: Point, data: Buffer, size: int, where: str) -> bytes:
     else:
         inflater.prime(0, 0, point.window)
     plain = bytearray(size)
-    view = memoryview(plain)
+    place = _address(plain)
     done, raw = 0, True
     while done < size:
         if not inflater.left:
             raise Truncated(f"ended after {done} of {size} bytes", where=where)
-        wrote, ended = inflater.inflate(view[done:], _NO_FLUSH)
+        wrote, ended = inflater.inflate(place + done, size - done, _NO_FLUSH)
         done += wrote
         if ended:  # another member begins, after the rest of this one
             if raw:
