@@ -87,8 +87,8 @@ class Workers:
     def tables(self, ref: LocalImmutableRef) -> int:
         """Return the bytes of the tables of contents of a ref's layers."""
         store = self.one.store
-        blobs = [store.layer_blob(layer) for layer in store.layers(store.records.get(ref.id))]
-        return sum(place.length for blob in blobs if blob and (place := toc_location(blob)))
+        blobs = [blob for layer in store.layers(store.records.get(ref.id)) for blob in store.layer_blobs(layer)]
+        return sum(place.length for blob in blobs if (place := toc_location(blob)))
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def _ask_store(store: Store, key: bytes) -> tuple[Asked, str]:
 def _ask_remote(reference: Reference, ask: Ask) -> tuple[Asked, str]:
     try:
         with ask(reference) as ref:
-            what = f"an image of {len(ref.layers)} layers, {ref.size()} bytes"
+            count = len(ref.layers)
+            what = f"an image of {count} layer{'' if count == 1 else 's'}, {ref.size()} bytes"
             return Asked(reference.place, Answer.HIT, what), ref.id
     except NotFound as error:
         return Asked(reference.place, Answer.MISS, error.what), ""

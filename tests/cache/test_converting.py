@@ -106,6 +106,16 @@ def test_without_force_what_is_there_is_sent_as_it_is(place: str, cache: Cache, 
         assert cache.push(remote, f"{place}:three", compression="gzip").digest
 
 
+def test_of_several_forms_that_are_here_the_one_that_is_asked_for_is_sent(
+    place: str, two_layers: LocalImmutableRef
+) -> None:
+    first = two_layers.push(f"{place}:one")
+    forced = two_layers.push(f"{place}:two", compression="gzip", force=True)
+    assert two_layers.push(f"{place}:three", compression="gzip").digest == forced.digest
+    again = two_layers.push(f"{place}:one")
+    assert (again.digest, again.traffic.requests, again.traffic.sent) == (first.digest, 1, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [Compression.ZSTD_CHUNKED, Compression.ESTARGZ, Compression.UNCOMPRESSED])
 def test_force_packs_all_layers_again_and_keeps_the_diff_ids(

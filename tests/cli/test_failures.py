@@ -158,6 +158,12 @@ def test_a_server_ends_with_its_standard_input(shipway: Program) -> None:
         assert process.wait(30) == 0
 
 
+def test_standard_input_that_has_ended_already_is_a_normal_end_too(shipway: Program) -> None:
+    with shipway.popen("--json", "serve", "--port", "0", "--until-eof", stdin=subprocess.DEVNULL) as process:
+        assert json.loads(wait_for(process))["reference"].startswith("oci://127.0.0.1:")
+        assert process.wait(30) == 0
+
+
 def test_a_port_that_is_taken_is_7(shipway: Program) -> None:
     with shipway.popen("serve", "--port", "0", "--json") as process:
         port = json.loads(wait_for(process))["url"].rpartition(":")[2]

@@ -45,6 +45,11 @@ def test_a_password_that_is_accepted_is_remembered_and_used(
     assert PASSWORD not in auth.read_text()
 
 
+def test_an_empty_password_is_said(tmp_path: Path) -> None:
+    done = log_in(f"127.0.0.1:{free_port()}", "", tmp_path / "auth.json")
+    assert (done.returncode, done.stderr.count("the password is empty")) == (2, 1)
+
+
 def test_a_password_that_is_refused_is_not_stored(password_registry: str, tmp_path: Path) -> None:
     done = log_in(password_registry, "wr0ng", tmp_path / "auth.json")
     assert done.returncode == 6

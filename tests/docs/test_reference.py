@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import shipway
-from shipway.cli.app import app
+from shipway.cli.app import COMMANDS, GROUPS, app
 
 PROJECT = Path(__file__).parents[2]
 
@@ -26,8 +28,6 @@ def test_every_public_name_is_in_the_python_reference() -> None:
     assert documented == set(shipway.__all__) - {"__version__"}
 
 
-GROUPS = ("key", "cachemount", "index")
-"""The commands that have commands of their own."""
 PLAIN_NAME = rf"^(?:(?:{'|'.join(GROUPS)}) )?[a-z]+"
 
 
@@ -45,6 +45,14 @@ def test_every_command_and_option_is_in_the_command_line_reference() -> None:
     assert documented == commands()
     options = set(re.findall(r"--[a-z-]+", "".join(headings)))
     assert options == {option for command in commands() for option in options_of(command.split())}
+
+
+def test_what_help_says_of_a_command_is_what_the_command_says_of_itself() -> None:
+    for place, summary in [*COMMANDS.items(), *GROUPS.values()]:
+        module, _, name = place.partition(":")
+        command = getattr(importlib.import_module(f"shipway.cli.{module}"), name)
+        own = command.help if name == "app" else (inspect.getdoc(command) or "").split("\n\n")[0].replace("\n", " ")
+        assert own == summary
 
 
 def options_of(command: list[str]) -> set[str]:

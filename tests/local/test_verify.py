@@ -52,8 +52,7 @@ class Chain:
 
     def blob(self, ref_id: str) -> Path:
         record = self.cache.store.records.get(ref_id)
-        descriptor = self.cache.store.layer_blob(record)
-        assert descriptor is not None
+        (descriptor,) = self.cache.store.layer_blobs(record)
         return self.cache.store.blobs.path(descriptor.digest)
 
     def is_intact(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shipway.errors import Invalid, NotFound, Unavailable
-from shipway.remotes.registry import Credentials, find_credentials, remove_credentials, store_credentials
+from shipway.remotes.registry import Credentials, find_credentials, helpers, remove_credentials, store_credentials
 
 HOST = "registry.example:5000"
 
@@ -157,6 +157,16 @@ def test_a_helper_that_fails_is_named_and_not_quoted(
     with pytest.raises(Unavailable, match="docker-credential-test") as caught:
         find_credentials(HOST, "a", environ)
     assert "top-secret" not in repr(caught.value)
+
+
+def test_a_helper_that_says_nothing_is_not_waited_for(
+    tmp_path: Path, environ: dict[str, str], helper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "_TIMEOUT", 0.1)
+    helper.write_text("#!/bin/sh\nexec sleep 60\n")
+    write(tmp_path / "named.json", credsStore="test")
+    with pytest.raises(Unavailable, match=r"docker-credential-test: did not get credentials in 0.1 seconds"):
+        find_credentials(HOST, "a", environ)
 
 
 def test_a_helper_that_is_not_installed_is_named(tmp_path: Path, environ: dict[str, str]) -> None:

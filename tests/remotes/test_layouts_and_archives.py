@@ -102,6 +102,28 @@ def test_an_archive_without_a_name_is_what_a_reference_without_one_means(tmp_pat
             assert remote.manifest(descriptor.digest) == (descriptor, data)
 
 
+@needs_skopeo
+def test_the_only_image_of_an_archive_is_what_a_reference_without_a_name_means(tmp_path: Path) -> None:
+    image = f"oci-archive:{FIXTURES / 'image.oci.tar'}"
+    skopeo("copy", image, f"docker-archive:{tmp_path}/docker:tool:1.0")
+    skopeo("copy", image, f"oci-archive:{tmp_path}/oci:1.0")
+    for place in (f"docker-archive://{tmp_path}/docker", f"oci-archive://{tmp_path}/oci"):
+        with opened(place) as remote, opened(f"{place}:1.0") as named:
+            assert remote.manifest("latest") == named.manifest("1.0")
+        with opened(f"{place}:2.0") as remote, pytest.raises(NotFound, match=r"no such name in it; there are 1\.0$"):
+            remote.manifest("2.0")
+
+
+def test_names_that_there_are_are_told(tmp_path: Path) -> None:
+    place = f"oci-layout://{tmp_path}/layout"
+    with opened(place) as remote, pytest.raises(NotFound, match="no such file or directory"):
+        remote.manifest("latest")
+    with opened(place) as remote:
+        put_image(remote, b"layer", tag="one")
+    with opened(place) as remote, pytest.raises(NotFound, match=r"no such name in it; there are one$"):
+        remote.manifest("latest")
+
+
 @needs_umoci
 @pytest.mark.root
 def test_umoci_unpacks_what_is_put_and_goes_on_from_it(cache: Cache, tmp_path: Path) -> None:
@@ -197,6 +219,22 @@ def docker_files(layer: bytes = b"layer", **changes: object) -> tuple[bytes, byt
     )
     image = {"Config": "config.json", "RepoTags": ["tool:1"], "Layers": ["id/layer.tar"], **changes}
     return json.dumps([image]).encode(), config
+
+
+def test_of_images_with_one_name_in_several_repositories_none_is_guessed(tmp_path: Path) -> None:
+    (mine, config), (theirs, other) = (
+        docker_files(RepoTags=["mine:1"]),
+        docker_files(b"other", RepoTags=["theirs:1"], Config="other.json", Layers=["other/layer.tar"]),
+    )
+    listed = json.dumps(json.loads(mine) + json.loads(theirs)).encode()
+    files = {"config.json": config, "other.json": other, "id/layer.tar": b"layer", "other/layer.tar": b"other"}
+    path = archive(tmp_path / "a.tar", ("manifest.json", listed), *files.items())
+    place = f"docker-archive://{path}"
+    with opened(f"{place}:1") as remote:
+        with pytest.raises(Invalid, match=r"several images have that name; write @sha256:.* for mine:1, @") as error:
+            remote.manifest("1")
+        digest = error.value.todo.partition("@")[2].partition(" ")[0]
+        assert remote.manifest(digest)[0].digest == digest
 
 
 def test_reading_a_range_of_an_archive_reads_no_more_of_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +200,37 @@ def test_a_bucket_that_is_not_there_or_cannot_be_reached_is_a_typed_error(s3: S3
     nobody = f"s3://b?endpoint_url=http://127.0.0.1:{free_port()}&retry_max_attempts=1"
     with pytest.raises(Unavailable, match="cannot be connected to"):
         open_remote(Reference.parse(nobody)).manifest("x")
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "said"),
+    [
+        ("az://c/p", {}, r"az://c/p: no storage account is named; set \$AZURE_STORAGE_ACCOUNT_NAME"),
+        (
+            "az://c/p",
+            {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_ACCOUNT_KEY": "no-base64"},
+            r"makes no sense; set \$AZURE",
+        ),
+        ("gs://c/p", {"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere.json"}, r"makes no sense; set \$GOOGLE"),
+    ],
+)
+def test_settings_that_make_no_sense_are_said_before_anything_is_sent(
+    place: str, settings: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Invalid, match=said) as error:
+        open_remote(Reference.parse(place))
+    assert "base64" not in str(error.value) + repr(error.value.__cause__)
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    remote = open_remote(Reference.parse(f"file://{tmp_path}/file/bucket"))
+    with pytest.raises(Unavailable, match="cannot be used: Not a directory"):
+        put(remote, b"data")
 
 
 def test_no_message_holds_a_credential(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

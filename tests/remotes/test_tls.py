@@ -13,8 +13,11 @@ from support.misbehaving import Exchange, misbehaving
 from support.registry import docker_registry
 
 from shipway.errors import Invalid, ShipwayError, Unavailable
-from shipway.references import RegistryReference
+from shipway.references import Reference, RegistryReference
+from shipway.remotes import open_remote
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote, Trust
+from shipway.remotes.registry.opening import open_registry
+from shipway.settings import RegistrySettings
 
 FAST = Limits(connect=5, read=5, attempts=2, wait=0.01)
 
@@ -87,6 +90,23 @@ def test_an_insecure_registry_may_speak_plain_http(password_registry: str) -> No
     remote.close()
     with pytest.raises(Unavailable, match="does not speak TLS"):
         remote_at(password_registry, Trust(), credentials).has_blob(descriptor)
+
+
+def test_on_loopback_too_an_insecure_registry_may_speak_tls_or_not(registry: str, password_registry: str) -> None:
+    for host in (registry, password_registry):
+        reference = Reference.parse(f"oci://{host}/some/where")
+        assert isinstance(reference, RegistryReference)
+        credentials = Credentials("alice", "correct horse: battery")
+        remote = open_registry(reference, {host: RegistrySettings(insecure=True)}, credentials)
+        assert read(remote, put(remote, b"data")) == b"data"
+        remote.close()
+
+
+def test_plain_http_where_tls_is_spoken_says_what_to_configure(registry: str) -> None:
+    remote = open_remote(Reference.parse(f"oci://{registry}/some/where"))
+    with pytest.raises(Invalid, match=r"answered 400; if .* speaks TLS, configure `ca` or `insecure`"):
+        remote.manifest("latest")
+    remote.close()
 
 
 def test_what_an_insecure_registry_redirects_to_is_checked_all_the_same(authority: Authority) -> None:

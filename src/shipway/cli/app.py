@@ -15,24 +15,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from shipway import __version__
-from shipway.cli import (
-    cachemounts,
-    combining,
-    configuration,
-    demonstration,
-    documents,
-    explain,
-    files,
-    indexes,
-    keys,
-    login,
-    mounts,
-    moving,
-    records,
-    serving,
-    space,
-    verify,
-)
+from shipway.cli import documents
 from shipway.cli.session import Session
 from shipway.cli.text import visible
 from shipway.errors import Invalid, NoSpace, ShipwayError
@@ -41,6 +24,37 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 
+COMMANDS = {
+    "records:commit": "Make a ref of a directory as it is now, and print its id.",
+    "records:ls": "List the refs of the store, oldest first.",
+    "records:show": "Show all that is known about a ref.",
+    "files:files": "List the files of a ref, with all that is below a directory.",
+    "files:cat": "Write the content of a file to standard output.",
+    "files:extract": "Copy files out of a ref, as `cp -a` does; of a remote one, only what is needed moves.",
+    "files:checksum": "Print a digest of names, contents, modes and owners at a path, for cache keys: not of times.",
+    "mounts:mount": "Mount a ref at a directory until `umount`; without arguments, list what is mounted.",
+    "mounts:umount": "Unmount what `mount` mounted, and print the ref's id.",
+    "moving:push": "Copy a ref, as an OCI image, to a registry or another worker; only what is lacking there moves.",
+    "moving:convert": "Copy a ref, here or elsewhere, to a registry or worker with its layers in another form.",
+    "moving:pull": "Copy an image into the store, and print the id of its ref.",
+    "explain:explain": "Tell why a key hits or misses, and of a ref that was pulled which bytes came from where.",
+    "combining:merge": "Lay the trees of refs over each other, later ones over earlier, and print the new ref's id.",
+    "combining:diff": "Make a ref of what UPPER changes in LOWER, deletions too, and print its id.",
+    "space:du": "Show what the store's refs take on disk.",
+    "space:prune": "Remove refs that nobody holds: those given, or all that are unused.",
+    "verify:verify": "Read every byte of the store against its digest; exit code 5 if something is wrong and stays so.",
+    "configuration:config": "Show the configuration that is in force, and where each value comes from.",
+    "login:login": "Check a password with a registry and remember it, where podman and skopeo look too.",
+    "login:logout": "Forget the password that `login` remembered for a registry.",
+    "serving:serve": "Serve the store over HTTP as an OCI registry, until interrupted.",
+    "demonstration:demo": "Show the whole of it on real files: two workers, one connection, everything compared.",
+}
+"""The commands, and what each does: they are imported when they are called, so `--help` cannot ask them."""
+GROUPS = {
+    "key": ("keys:app", "Give refs cache keys, and look them up."),
+    "index": ("indexes:app", "Indexes of layers that have no table of contents, beside their image."),
+    "cachemount": ("cachemounts:app", "Cache mounts: named trees that go on from one use to the next."),
+}
 
 app = App(
     name="shipway",
@@ -53,32 +67,10 @@ app = App(
 )
 app.meta.group_parameters = Group("Global options")
 app.meta.suppress_keyboard_interrupt = False
-app.command(records.commit)
-app.command(records.ls)
-app.command(records.show)
-app.command(files.files)
-app.command(files.cat)
-app.command(files.extract)
-app.command(files.checksum)
-app.command(mounts.mount)
-app.command(mounts.umount)
-app.command(moving.push)
-app.command(moving.convert)
-app.command(moving.pull)
-app.command(explain.explain)
-app.command(combining.merge)
-app.command(combining.diff)
-app.command(keys.app)
-app.command(indexes.app)
-app.command(cachemounts.app)
-app.command(space.du)
-app.command(space.prune)
-app.command(verify.verify)
-app.command(configuration.config)
-app.command(login.login)
-app.command(login.logout)
-app.command(serving.serve)
-app.command(demonstration.demo)
+for place, summary in COMMANDS.items():
+    app.command(f"shipway.cli.{place}", help=summary, group_parameters=Group.create_default_parameters())
+for group, (place, summary) in GROUPS.items():
+    app.command(f"shipway.cli.{place}", name=group, help=summary)
 
 
 @app.meta.default

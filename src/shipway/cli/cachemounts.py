@@ -57,7 +57,7 @@ def commit(name: str, /, *, session: InSession) -> None:
         name: Its name.
     """
     with session.open() as cache, cache.cache_mounts.commit(name) as ref:
-        document = {"name": name, "id": ref.id, "size": ref.size()}
+        document = {"name": name, "id": ref.id, "size": session.size_of(ref)}
     session.show(document, [ref.id])
 
 
@@ -89,7 +89,7 @@ def pull(name: str, reference: str, /, *, session: InSession) -> None:
         found.pull(progress=progress) as ref,
     ):
         cache.restore(name, ref)
-        document = {"name": name, "id": ref.id, "reference": found.id, "size": ref.size()}
+        document = {"name": name, "id": ref.id, "reference": found.id, "size": session.size_of(ref)}
     session.show(document, [ref.id])
 
 

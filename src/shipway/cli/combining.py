@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def merge(*refs: str, key: str | None = None, push: str | None = None, session: InSession) -> None:
-    """Lay the trees of refs over each other, later ones over earlier ones, and print the new ref's id.
+    """Lay the trees of refs over each other, later ones over earlier, and print the new ref's id.
 
     Args:
         refs: Refs here or elsewhere, lowest first.

@@ -105,7 +105,7 @@ def checksum(
     exclude: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
     session: InSession,
 ) -> None:
-    """Print a digest of what is at a path, for cache keys: of names, contents, modes and owners, not of times.
+    """Print a digest of names, contents, modes and owners at a path, for cache keys: not of times.
 
     Args:
         ref: An id, a unique prefix of one, key:NAME, or oci://…

@@ -41,7 +41,7 @@ def take(reference: str, digest: str, /, *, session: InSession) -> None:
         if not isinstance(found, RemoteImmutableRef):
             raise _not_remote(reference)
         count = found.take_indexes(digest)
-    session.show({"reference": found.id, "layers": count}, [f"of {text.plural(count, 'layer')}"])
+    session.show({"reference": found.id, "layers": count}, [f"kept indexes of {text.plural(count, 'layer')}"])
 
 
 def _not_remote(reference: str) -> Invalid:

@@ -35,7 +35,7 @@ def get(key: str, /, *, session: InSession) -> None:
     """
     with session.open() as cache, naming.any_ref(cache, naming.KEY + key) as found:
         is_remote = isinstance(found, RemoteImmutableRef)
-        session.show({"key": key, "id": found.id, "remote": is_remote, "size": found.size()}, [found.id])
+        session.show({"key": key, "id": found.id, "remote": is_remote, "size": session.size_of(found)}, [found.id])
 
 
 @app.command

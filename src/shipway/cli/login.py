@@ -31,7 +31,10 @@ def login(
 
     place = _place(registry)
     registries = session.in_force().config.registry
-    kept_in = log_in(place, username, _password(place.host, from_stdin=password_stdin), registries)
+    password = _password(place.host, from_stdin=password_stdin)
+    if not password:
+        raise Invalid("the password is empty", where=place.host)
+    kept_in = log_in(place, username, password, registries)
     document = {"registry": place.host, "username": username, "kept_in": kept_in}
     session.show(document, [f"remembered in {kept_in}"])
 

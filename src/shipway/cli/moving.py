@@ -10,6 +10,7 @@ from shipway.cli import naming, text
 from shipway.cli.progress import shown
 from shipway.cli.session import InSession, Session
 from shipway.errors import Invalid
+from shipway.references import FORMS
 from shipway.refs import Pushed, RemoteImmutableRef
 
 
@@ -19,12 +20,11 @@ class LayerForm:
     """The options that say which form layers get where they are copied to."""
 
     compression: str | None = None
-    """How to pack layers that have no blob yet: zstd:chunked (the default), zstd, gzip, estargz or uncompressed."""
+    """For layers without a blob: zstd:chunked (default), zstd, gzip, estargz (changes DiffIDs) or uncompressed."""
     level: int | None = None
-    """The compression's level: 1 to 22 for zstd, 0 to 3 for gzip."""
+    """The compression's level: 1 to 22 for zstd and zstd:chunked, 0 to 3 for gzip and estargz."""
     force: bool = False
-    """Pack layers again that have another form; with a level, all. And ask for every blob, whatever manifest is there
-    already, so that one that was lost is sent again."""
+    """Pack layers again that have another form; with a level, all. Send blobs again that were lost there."""
 
 
 def push(
@@ -54,13 +54,11 @@ def convert(
     form: LayerForm = LayerForm(),
     session: InSession,
 ) -> None:
-    """Copy a ref, here or somewhere else, to a registry or another worker with its layers in another form.
-
-    The layers' DiffIDs stay, but for estargz. Without --force existing blobs are reused as they are.
+    """Copy a ref, here or elsewhere, to a registry or worker with its layers in another form.
 
     Args:
-        source: An id, key:NAME, or oci://host[:port]/repository[:tag][@digest]: then nothing is pulled into the store.
-        reference: Where to: oci://host[:port]/repository[:tag].
+        source: An id, key:NAME, or an image elsewhere, oci://… or the like: then nothing is pulled into the store.
+        reference: Where to: oci://host[:port]/repository[:tag], s3://bucket/prefix#name, oci-layout:///dir[:tag], …
     """
     with session.open() as cache, naming.any_ref(cache, source) as found, shown(session) as progress:
         pushed = cache.push(found, reference, **asdict(form), progress=progress)
@@ -82,14 +80,15 @@ def pull(reference: str, /, *, session: InSession) -> None:
     """Copy an image into the store, and print the id of its ref.
 
     Args:
-        reference: oci://host[:port]/repository[:tag][@digest], or key:NAME.
+        reference: oci://host[:port]/repository[:tag][@digest], s3://bucket/prefix#name, oci-layout:///dir[:tag], …, or
+            key:NAME.
     """
     if not (naming.is_reference(reference) or reference.startswith(naming.KEY)):
-        raise Invalid("not a reference", where=reference, todo="write oci://host[:port]/repository[:tag] or key:NAME")
+        raise Invalid("not a reference", where=reference, todo=f"write key:NAME or {FORMS}")
     with session.open() as cache, naming.any_ref(cache, reference) as found, shown(session) as progress:
         if not isinstance(found, RemoteImmutableRef):
-            session.show({"id": found.id, "reference": None, "size": found.size()}, [found.id])
+            session.show({"id": found.id, "reference": None, "size": session.size_of(found)}, [found.id])
             return
         with found.pull(progress=progress) as local:
-            document = {"id": local.id, "reference": found.id, "size": local.size()}
+            document = {"id": local.id, "reference": found.id, "size": session.size_of(local)}
     session.show(document, [local.id])

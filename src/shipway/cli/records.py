@@ -39,7 +39,7 @@ def commit(
         with cache.import_tree(directory, below, description=description, progress=progress) as ref:
             if key is not None:
                 cache.put(key, ref)
-            document = {"id": ref.id, "parent": below.id if below else None, "size": ref.size(), "key": key}
+            document = {"id": ref.id, "parent": below.id if below else None, "size": session.size_of(ref), "key": key}
     session.show(document, [ref.id])
 
 

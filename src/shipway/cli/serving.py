@@ -31,9 +31,9 @@ def serve(*, host: str = "127.0.0.1", port: Port = 5000, until_eof: bool = False
         reference = f"oci://{url.partition('://')[2]}/{DEFAULT_REPOSITORY}"
         session.show({"url": url, "reference": reference}, [f"serving {cache.root} at {reference}"])
         sys.stdout.flush()
+        if until_eof:  # not before: until now SIGTERM would be no normal end
+            threading.Thread(target=_stop_at_eof, daemon=True).start()
 
-    if until_eof:
-        threading.Thread(target=_stop_at_eof, daemon=True).start()
     with session.open() as cache, cache.upkeep():
         serve_http(StoreBackend(cache), host, port, ready=ready)
 

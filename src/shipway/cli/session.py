@@ -14,6 +14,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from shipway.cache import Cache
     from shipway.config import InForce
+    from shipway.refs import Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Session:
 
     def _arguments(self) -> dict[str, Any]:
         return {"root": self.root, "driver": self.driver, "remotes": self.remotes, "platform": self.platform}
+
+    def size_of(self, ref: Ref) -> int | None:
+        """Return the size of a ref, in bytes, if it is to be printed: to measure it takes a system call a file."""
+        return ref.size() if self.json else None
 
     def show(self, document: Any, lines: Iterable[str]) -> None:
         """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""

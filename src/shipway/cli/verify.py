@@ -10,7 +10,7 @@ from shipway.errors import Corrupt
 
 
 def verify(*, repair: bool = False, session: InSession) -> None:
-    """Read every byte of the store against its digest, and show what is wrong; exit code 5 if something stays so.
+    """Read every byte of the store against its digest; exit code 5 if something is wrong and stays so.
 
     Args:
         repair: Repair what can be: damaged blobs are dropped, snapshots made again of their blobs, or else

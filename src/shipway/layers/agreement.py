@@ -23,6 +23,8 @@ from shipway.layers.toc import TocLocation
 from shipway.trees.entry import Buffer, Entry
 
 _SECOND = 1_000_000_000
+_COMMON = 1 << 62
+"""Nanoseconds that need no second look: times between 1970 and 2116."""
 _FIRST, _LAST = FIRST_SECOND * _SECOND, LAST_SECOND * _SECOND + _SECOND - 1
 _REPLACED = re.compile("\ufffd+")
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,22 +63,26 @@ class Witness:
 
     def _statement(self, entry: Entry, digest: str) -> bytes:
         """Return all that an entry says, as bytes that no other entry has."""
-        said: tuple[object, ...] = (
-            entry.path,
+        path, link, ns = entry.path, entry.link, entry.mtime_ns
+        if not path.isascii() or (link and not link.isascii()):
+            path, link = _readable(path), _readable(link)
+        if not 0 < ns < _COMMON:
+            ns = _sayable(ns)
+        xattrs = entry.xattrs
+        said = (
+            path,
             entry.kind,
             entry.mode,
             entry.uid,
             entry.gid,
             entry.size,
-            divmod(_sayable(entry.mtime_ns), _SECOND) if self._times else 0,
-            entry.link,
+            divmod(ns, _SECOND) if self._times else 0,
+            link,
             entry.dev,
-            sorted((os.fsencode(name), value) for name, value in entry.xattrs.items()) if entry.xattrs else None,
+            sorted((os.fsencode(name), value) for name, value in xattrs.items()) if xattrs else None,
             digest,
         )
-        if entry.path.isascii() and entry.link.isascii():
-            return _encode(said)
-        return _encode((_readable(entry.path), *said[1:7], _readable(entry.link), *said[8:]))
+        return _encode(said)
 
 
 class Window:

@@ -1,6 +1,7 @@
 """Looking at an archive while it passes by on its way to a sink: what its entries say, and what their contents hash to.
 
-Hashing is for another thread than the one that reads and writes. So what passes by is noted, and worked off later.
+Hashing is for another thread than the one that reads and writes. So what passes by is noted, and worked off later; only
+small contents are hashed at once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 
 Extent = tuple[int, int, int]
 """Where in the archive some bytes of a file are: their place in the file, that in the archive, how many."""
-Noted = tuple[Entry | None, Buffer | int | None, Sequence[Extent]]
-"""An entry with its content, or with None if parts follow; a part, without an entry; without either, their end."""
+Noted = tuple[Entry | None, Buffer | int | str | None, Sequence[Extent]]
+"""An entry with its content or the digest of that, or with None if parts follow; a part, without an entry; without
+either, their end."""
+_SMALL = 64 << 10
+"""Contents of fewer bytes are hashed where they pass by: handing over Python's lock takes longer."""
 
 
 class Watcher(Protocol):
@@ -54,13 +58,18 @@ class Passing:
     def entries(self, archive: TarReader) -> Iterator[tuple[Entry, Content]]:
         """Yield the entries of `archive`, with their contents."""
         extents: Sequence[Extent] = ()
-        wanted = self._watcher.extents
+        watcher, wanted = self._watcher, self._watcher.extents
         for entry, content in archive:
             assert not isinstance(content, OpenFile)
             if wanted:
                 extents = archive.stored(entry.size) if entry.size else ()
             if isinstance(content, (bytes, bytearray, memoryview)):
-                self._noted.append((entry, content, extents))
+                if not entry.size:
+                    self._noted.append((entry, "", extents))
+                elif len(content) < _SMALL and watcher.listening:
+                    self._noted.append((entry, "sha256:" + sha256(content).hexdigest(), extents))
+                else:
+                    self._noted.append((entry, content, extents))
                 yield entry, content
                 continue
             self._noted.append((entry, None, extents))
@@ -87,15 +96,17 @@ class Passing:
         tell, digests = self._watcher.add, self._digests
         for entry, piece, extents in noted:
             if entry is None:
-                if piece is not None:
-                    digests.update(piece)
-                elif self._entry is not None:
+                if piece is None:
+                    assert self._entry is not None
                     tell(self._entry, digests.end(), self._extents)
+                else:
+                    assert not isinstance(piece, str)
+                    digests.update(piece)
+            elif isinstance(piece, str):
+                tell(entry, piece, extents)
             elif piece is None:
                 self._entry, self._extents = entry, extents
                 digests.begin(entry.size)
-            elif entry.size:
+            else:
                 assert not isinstance(piece, int)
                 tell(entry, "sha256:" + sha256(piece).hexdigest(), extents)
-            else:
-                tell(entry, "", extents)

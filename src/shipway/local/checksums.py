@@ -160,7 +160,8 @@ def _list(store: Store, layer: Record) -> _Layer:
 
 
 def _row(entry: Entry) -> _Row:
-    row = _Row(os.fsencode(entry.path), entry.kind, link=os.fsencode(entry.link), dev=entry.dev)
+    link = os.fsencode(entry.link) if entry.link else b""
+    row = _Row(os.fsencode(entry.path), entry.kind, link=link, dev=entry.dev)
     if entry.size:
         row.size, row.header = entry.size, header(entry)
     elif entry.kind not in ("hardlink", "whiteout", "opaque"):

@@ -110,6 +110,10 @@ class Records:
             db.execute("INSERT INTO pending VALUES (?, ?)", (key, self._leases.instance))
         return key
 
+    def is_reserved(self, key: str) -> bool:
+        """Whether a snapshot key is still being made: no record has it yet."""
+        return bool(self._database.read("SELECT 1 FROM pending WHERE snapshot = ?", key))
+
     def forget_snapshot(self, key: str) -> None:
         """Give up a reserved key whose files are gone."""
         with self._database.write() as db:
@@ -127,34 +131,31 @@ class Records:
         chain_id: str | None = None,
     ) -> Record:
         """Make a record, over a reserved snapshot if it is a layer, and hold it. `NotFound` if a parent is gone."""
-        record_id = secrets.token_hex(10)
+        record = Record(
+            id=secrets.token_hex(10),
+            kind=kind,
+            mutable=mutable,
+            twin=None,
+            snapshot=snapshot,
+            diff_id=diff_id,
+            chain_id=chain_id,
+            policy=new.policy,
+            record_type=new.record_type,
+            description=new.description,
+            labels=new.labels,
+            created=time.time_ns(),
+            last_used=None,
+            usage_count=0,
+            parents=tuple(parents),
+        )
         with self._database.write() as db:
             for parent in parents:
                 if db.execute("SELECT 1 FROM records WHERE id = ?", (parent,)).fetchone() is None:
                     raise NotFound("the parent is gone", where=parent)
             db.execute("DELETE FROM pending WHERE snapshot = ?", (snapshot,))
-            insert(
-                db,
-                Record(
-                    id=record_id,
-                    kind=kind,
-                    mutable=mutable,
-                    twin=None,
-                    snapshot=snapshot,
-                    diff_id=diff_id,
-                    chain_id=chain_id,
-                    policy=new.policy,
-                    record_type=new.record_type,
-                    description=new.description,
-                    labels=new.labels,
-                    created=time.time_ns(),
-                    last_used=None,
-                    usage_count=0,
-                    parents=tuple(parents),
-                ),
-            )
-            self._holds.take(record_id)
-        return self.get(record_id)
+            insert(db, record)
+            self._holds.take(record.id)
+        return record
 
     def hold_mutable(self, record_id: str) -> Record:
         """Take a mutable record for ourselves alone; its immutable twin, if any, is gone then.
@@ -171,7 +172,7 @@ class Records:
                 delete(db, record.twin)
                 db.execute("UPDATE records SET twin = NULL WHERE id = ?", (record_id,))
             self._holds.take(record_id)
-        return self.get(record_id)
+            return self.get(record_id)
 
     def hold_again(self, record_id: str) -> Record | None:
         """Take one more hold on a mutable record that nobody but this instance holds; None if another one does."""
@@ -179,7 +180,7 @@ class Records:
             if not self._holds.own(record_id) or self._holds.is_held(record_id, by_others=True):
                 return None
             self._holds.take(record_id)
-        return self.get(record_id)
+            return self.get(record_id)
 
     def hold_immutable(self, record_id: str) -> Record:
         """Take one more hold on an immutable record. Raises `NotFound`, or `Invalid` for a mutable one."""

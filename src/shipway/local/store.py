@@ -335,14 +335,11 @@ class Store:
             record = self.records.get(record.id)
         return record
 
-    def layer_blob(self, record: Record) -> Descriptor | None:
-        """Return the descriptor of a blob in this store that holds a record's layer, or None."""
+    def layer_blobs(self, record: Record) -> list[Descriptor]:
+        """Return the blobs in this store that hold a record's layer, in different forms, newest first."""
         if record.diff_id is None:
-            return None
-        for descriptor in self.blobs.of_layer(record.diff_id):
-            if self.blobs.path(descriptor.digest).exists():
-                return descriptor
-        return None
+            return []
+        return [blob for blob in self.blobs.of_layer(record.diff_id) if self.blobs.path(blob.digest).exists()]
 
     def size(self, record: Record) -> int:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
@@ -357,12 +354,13 @@ class Store:
 
     @contextmanager
     def giving_up(self, key: str) -> Iterator[None]:
-        """Remove the reserved snapshot `key` if the block fails."""
+        """Remove the reserved snapshot `key` if the block fails, unless it has become that of a record by then."""
         try:
             yield
         except BaseException:
-            self.driver.remove(key)
-            self.records.forget_snapshot(key)
+            if self.records.is_reserved(key):
+                self.driver.remove(key)
+                self.records.forget_snapshot(key)
             raise
 
     @contextmanager

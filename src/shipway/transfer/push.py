@@ -74,7 +74,7 @@ def _ensure_blob(
     is_estargz = encoding.compression is Compression.ESTARGZ
     with store.leases.locked(f"pack-{record.id}"):
         record = store.records.get(record.id)
-        descriptor = store.layer_blob(record)
+        descriptor = encoding.best(store.layer_blobs(record))
         if descriptor is None and record.diff_id is not None and not encoding.force:
             descriptor = elsewhere(record.diff_id)
         if descriptor is not None and record.diff_id is not None:

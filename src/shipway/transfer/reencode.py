@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, cast
 
 from shipway import oci
-from shipway.errors import Invalid
+from shipway.errors import Corrupt, Invalid
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
 from shipway.layers.formats import form_of
 from shipway.layers.frames import frames
@@ -43,6 +43,15 @@ class Encoding:
             raise Invalid(f"no such compression: {compression!r}", todo=f"choose one of {known}") from None
         frames(found, level)
         return cls(found, level, force)
+
+    def best(self, blobs: Sequence[Descriptor]) -> Descriptor | None:
+        """Return which of the blobs of a layer, newest first, to send: one in this form, else the newest."""
+        if len(blobs) > 1:
+            for blob in blobs:
+                with suppress(Corrupt):  # what its annotations say makes no sense, so it is none of the forms
+                    if form_of(blob) is self.compression:
+                        return blob
+        return next(iter(blobs), None)
 
     def fits(self, descriptor: Descriptor) -> bool:
         """Whether a layer's blob will do as it is. Which level it was made with nobody can tell."""

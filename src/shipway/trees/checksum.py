@@ -146,9 +146,13 @@ def record(head: bytes, content: Content, size: int, path: str) -> str:
     digest = hashlib.sha256(head)
     done = 0
     if isinstance(content, OpenFile):
-        while data := os.read(content.fd, _PIECE):
+        at_end = False
+        while not at_end:
+            wanted = min(_PIECE, size + 1 - done)
+            data = os.read(content.fd, wanted)
             digest.update(data)
             done += len(data)
+            at_end = len(data) < wanted or done > size
     else:
         for piece in (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content:
             if isinstance(piece, int):

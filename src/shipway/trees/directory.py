@@ -74,7 +74,7 @@ def open_file(name: str, dir_fd: int, path: str) -> int:
             fd = os.open(name, _READ | os.O_NOATIME, dir_fd=dir_fd)
         except PermissionError:  # O_NOATIME is for the owner and root
             fd = os.open(name, _READ, dir_fd=dir_fd)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _refused(error, path) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -82,8 +82,8 @@ def open_file(name: str, dir_fd: int, path: str) -> int:
     return fd
 
 
-def _refused(error: OSError, path: str) -> Exception:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+def _refused(error: OSError | ValueError, path: str) -> Exception:
+    if isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):  # or a NUL
         return NotFound("no such file in the tree", where=path)
     if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
         return Invalid("not a regular file", where=path)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from shipway.errors import NotFound
+from shipway.errors import Invalid, NotFound
 from shipway.trees import xattrs
 from shipway.trees.directory import ABSENT, KINDS, Inodes, is_whiteout, make_entry, open_file
 from shipway.trees.dirfds import DirectoryFds, Root
@@ -73,10 +73,19 @@ class OverlayTree:
 
     def open(self, path: str) -> int:
         """Return a read-only descriptor of the regular file at `path`; the caller closes it."""
-        found = self._find(path)
-        if found is None:
-            raise NotFound("no such file in the tree", where=path)
-        return open_file(found[1], found[0], path)
+        directory, _, name = path.rpartition("/")
+        layers = self._layers(directory) if name not in ("..", ".") else None
+        for layer in layers or ():
+            dir_fd = self._fds.get(directory, layer)
+            try:
+                return open_file(name or ".", dir_fd, path)
+            except NotFound:
+                continue
+            except Invalid:
+                if is_whiteout(os.stat(name or ".", dir_fd=dir_fd, follow_symlinks=False)):
+                    break
+                raise
+        raise NotFound("no such file in the tree", where=path)
 
     def open_file(self, entry: Entry) -> BinaryIO:
         """Return a regular file of the tree, opened to be read."""

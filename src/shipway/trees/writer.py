@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -256,8 +255,10 @@ class TreeWriter:
     def _parent(self, directory: str, path: str) -> int:
         """Return the descriptor of a directory that something is written into, made if need be."""
         if directory in self._made:
-            with suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 return self._fds.get(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
         return self._make_parents(directory, path)
 
     def _enter(self, path: str, fd: int) -> None:

@@ -19,7 +19,7 @@ from shipway.errors import Conflict, NotFound, RepositoryNotFound, ShipwayError,
 from shipway.oci import Descriptor
 from shipway.references import BucketReference, Reference
 from shipway.refs import Traffic
-from shipway.remotes.bucket.errors import meaning, status_of, translated
+from shipway.remotes.bucket.errors import configured, meaning, status_of, translated
 from shipway.remotes.bucket.options import open_store, parallel_uploads
 from shipway.remotes.checks import (
     PIECE,
@@ -60,7 +60,7 @@ class BucketRemote:
         self._traffic = TrafficCounter()
         self._present: set[str] = set()
         """Digests of blobs that were seen to be there; a manifest that refers to them need not ask again."""
-        with translated(self.name):
+        with configured(reference):
             self._store = open_store(reference)
 
     @property

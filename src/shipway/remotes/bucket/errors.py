@@ -6,6 +6,7 @@ are taken out of them, never a passage.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,11 +32,16 @@ from shipway.errors import (
     Unauthorized,
     Unavailable,
 )
+from shipway.references import BucketReference
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
 _OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")
 _ENVIRONMENT = "set credentials for it in the environment"
+_SETTINGS = {
+    "az": "set $AZURE_STORAGE_ACCOUNT_NAME and $AZURE_STORAGE_ACCOUNT_KEY",
+    "gs": "set $GOOGLE_APPLICATION_CREDENTIALS to a file that can be read",
+}
 #: Services of a cloud's own machines that give out credentials; asked when nothing else is set.
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "fd00:ec2::254")
 _USAGE = (ValueError, TypeError, NotImplementedError, NotSupportedError, InvalidPathError, UnknownConfigurationKeyError)
@@ -49,6 +55,19 @@ def translated(where: str) -> Iterator[None]:
         yield
     except (BaseError, FileNotFoundError, NotImplementedError, ValueError, TypeError) as error:
         raise meaning(error, where) from None  # the cause's text may hold what must not be shown
+
+
+@contextmanager
+def configured(reference: BucketReference) -> Iterator[None]:
+    """Turn what obstore raises for settings that make no sense, before anything is sent, into `Invalid`."""
+    try:
+        yield
+    except (BaseError, OSError, NotImplementedError, ValueError, TypeError) as error:
+        what = "what the environment says of the account and its credentials makes no sense"
+        if "MissingAccount" in str(error):
+            what = "no storage account is named"
+        todo = _SETTINGS.get(reference.scheme, _ENVIRONMENT)
+        raise Invalid(what, where=reference.place, todo=todo) from None  # the cause's text may hold what is secret
 
 
 def meaning(error: Exception, where: str) -> ShipwayError:
@@ -100,6 +119,8 @@ def _reason(text: str) -> str:
     ):
         if sign in text:
             return reason
+    if number := _found(_OS_ERROR, text):
+        return f"cannot be used: {os.strerror(int(number))}"
     return "the connection failed"
 
 

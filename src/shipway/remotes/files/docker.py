@@ -19,7 +19,7 @@ from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound
 from shipway.oci import Descriptor, ImageConfig, Index, Manifest, ManifestDescriptor
 from shipway.remotes.checks import PIECE, check_manifest_size
-from shipway.remotes.files.layout import INDEX, REF_NAME, blob_path
+from shipway.remotes.files.layout import FULL_NAME, INDEX, REF_NAME, blob_path
 from shipway.remotes.files.stored import Memory, Section, Tar
 
 _LIST = "manifest.json"
@@ -74,8 +74,8 @@ class DockerArchive:
         entries: list[ManifestDescriptor] = []
         for image in images:
             manifest = self._image(image, files)
-            tags = [tag for name in image.tags or () if oci.is_tag(tag := name.rpartition(":")[2]) and ":" in name]
-            names = [{REF_NAME: tag} for tag in dict.fromkeys(tags)] or [{}]
+            full = [name for name in image.tags or () if ":" in name and oci.is_tag(name.rpartition(":")[2])]
+            names = [{REF_NAME: name.rpartition(":")[2], FULL_NAME: name} for name in dict.fromkeys(full)] or [{}]
             digest = oci.sha256(manifest)
             entries += [
                 ManifestDescriptor(media_type=oci.MANIFEST, digest=digest, size=len(manifest), annotations=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -26,6 +27,10 @@ from shipway.remotes.traffic import TrafficCounter
 INDEX = "index.json"
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation that holds a manifest's name in a layout; BuildKit, skopeo and umoci write it too."""
+FULL_NAME = "io.containerd.image.name"
+"""Annotation that holds the name with its repository, where that is known."""
+_NAMES = 10
+"""Names that an error tells of at most."""
 
 
 class LayoutRemote:
@@ -40,6 +45,8 @@ class LayoutRemote:
         self._files = files
         # Tools that were given no name write a manifest without one: that is what such a reference means then.
         self._unnamed_is_default = reference.tag is None
+        self._is_read_only = reference.scheme != "oci-layout"
+        self._path = reference.path
         self._counter = TrafficCounter()
 
     @property
@@ -64,7 +71,8 @@ class LayoutRemote:
         try:
             data = self._read(INDEX, where)
         except NotFound as error:
-            raise RepositoryNotFound("no OCI layout is there", where=self.name) from error
+            what = "no OCI layout is there" if os.path.exists(self._path) else "no such file or directory"
+            raise RepositoryNotFound(what, where=self.name) from error
         return oci.decode(data, Index, where).manifests
 
     def _named(self, entries: tuple[ManifestDescriptor, ...], tag: str) -> ManifestDescriptor:
@@ -72,8 +80,18 @@ class LayoutRemote:
         if not named and tag == DEFAULT_TAG and self._unnamed_is_default:
             named = [entry for entry in entries if REF_NAME not in entry.annotations]
             named = named if len(named) == 1 else []
+        if not named and tag == DEFAULT_TAG and self._unnamed_is_default and self._is_read_only:
+            # The only image is meant, whatever its name: nothing can come beside it later.
+            named = list(entries) if len({one.digest for one in entries}) == 1 else []
         if not named:
-            raise NotFound("no such name in the layout", where=self._where(tag))
+            names = sorted({name for one in entries if oci.is_tag(name := one.annotations.get(REF_NAME, ""))})
+            more = ", …" if len(names) > _NAMES else ""
+            todo = f"there are {', '.join(names[:_NAMES])}{more}" if names else ""
+            raise NotFound("no such name in it", where=self._where(tag), todo=todo)
+        full = {one.annotations[FULL_NAME]: one.digest for one in named if FULL_NAME in one.annotations}
+        if self._is_read_only and len(set(full.values())) > 1:
+            which = ", ".join(f"@{digest} for {name[:200]}" for name, digest in list(full.items())[:_NAMES])
+            raise Invalid("several images have that name", where=self._where(tag), todo=f"write {which}")
         return named[-1]
 
     def _read(self, name: str, where: str) -> bytes:

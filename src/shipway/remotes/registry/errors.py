@@ -59,11 +59,13 @@ class _Errors(msgspec.Struct, frozen=True):
     errors: tuple[_Error, ...] = ()
 
 
-def refusal(status: int, body: bytes, *, where: str, host: str, authorization: str = "") -> ShipwayError:
+def refusal(
+    status: int, body: bytes, *, where: str, host: str, authorization: str = "", plain: bool = False
+) -> ShipwayError:
     """Return the error for an answer of `status` with the (bounded) `body`.
 
     `where` is what was asked for, `authorization` the header that was sent, whose content is cut out
-    of whatever the server says.
+    of whatever the server says; `plain` that it was asked without TLS.
     """
     code, message = _parse(body)
     what = _quote(message or code, authorization) or f"the registry answered {status}"
@@ -76,7 +78,9 @@ def refusal(status: int, body: bytes, *, where: str, host: str, authorization: s
         kind = Invalid
     if kind is Unauthorized:
         return Unauthorized(f"not permitted ({what})", where=where, todo=f"log in to {host} as someone who may")
-    return (kind or Unavailable)(what, where=where)
+    # What servers of TLS answer to plain HTTP is no error of a registry.
+    todo = f"if {host} speaks TLS, configure `ca` or `insecure` for it" if plain and status == 400 and not code else ""  # noqa: PLR2004
+    return (kind or Unavailable)(what, where=where, todo=todo)
 
 
 def _parse(body: bytes) -> tuple[str, str]:

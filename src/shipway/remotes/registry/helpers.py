@@ -84,8 +84,10 @@ def _run(name: str, action: str, given: bytes) -> subprocess.CompletedProcess[by
         raise Unavailable("the auth file names this credential helper, but it is not installed", where=program(name))
     try:
         return subprocess.run([program(name), action], input=given, capture_output=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        what = f"cannot be asked to {action} credentials ({type(error).__name__})"
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"did not {action} credentials in {_TIMEOUT:g} seconds", where=program(name)) from None
+    except OSError as error:
+        what = f"cannot be asked to {action} credentials: {error.strerror}"
         raise Unavailable(what, where=program(name)) from None
 
 

@@ -50,7 +50,7 @@ def open_registry(
         attempts=settings.attempts,
         connections=settings.connections,
     )
-    if settings.ca or settings.client_cert:  # then it speaks TLS, on loopback too
+    if settings.ca or settings.client_cert or settings.insecure:  # then it speaks TLS, on loopback too, or may
         reference = replace(reference, insecure=False)
     return RegistryRemote(reference, credentials=credentials, limits=limits, trust=trust)
 

@@ -147,7 +147,14 @@ class Session:
             if error := overload(response):
                 raise error
             answer = response.excerpt(MAX_ERROR_BODY)
-            raise refusal(response.status, answer, where=request.where, host=self.host, authorization=authorization)
+            raise refusal(
+                response.status,
+                answer,
+                where=request.where,
+                host=self.host,
+                authorization=authorization,
+                plain=response.origin.scheme == "http",
+            )
 
     def _send(self, request: _Request, authorization: str) -> Response:
         return self._transport.send(request.method, request.url, request.headers, request.body, authorization)
