@@ -19,7 +19,6 @@ import msgspec
 from shipway.errors import Corrupt
 from shipway.layers.chunked import FIRST_SECOND, LAST_SECOND
 from shipway.layers.passing import Extent
-from shipway.layers.toc import TocLocation
 from shipway.trees.entry import Buffer, Entry
 
 _SECOND = 1_000_000_000
@@ -88,10 +87,10 @@ class Witness:
 class Window:
     """The bytes of a blob at one place, kept while the blob passes by."""
 
-    def __init__(self, location: TocLocation) -> None:
-        """Keep what is at `location`."""
+    def __init__(self, start: int, length: int) -> None:
+        """Keep `length` bytes from `start` on."""
         self.data = bytearray()
-        self._start, self._end = location.offset, location.offset + location.length
+        self._start, self._end = start, start + length
 
     def pass_by(self, position: int, piece: Buffer) -> None:
         """Take a piece of the blob, which is at `position`."""

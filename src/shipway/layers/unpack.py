@@ -15,13 +15,13 @@ from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
+from shipway.layers.chunked import MAX_TABLE
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
-from shipway.layers.formats import contents_of
+from shipway.layers.formats import contents_of, tells_times
 from shipway.layers.index import indexed
 from shipway.layers.output import write_all
 from shipway.layers.passing import Passing, Watcher
 from shipway.layers.tar import TarReader
-from shipway.layers.toc import TocLocation, parse_toc
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -72,12 +72,11 @@ def unpack(
     """
     where = where or descriptor.digest
     contents = contents_of(descriptor)
-    location = contents if isinstance(contents, TocLocation) else None
-    window = Window(location) if location is not None else None
+    window = Window(*contents.passing) if contents is not None else None
     blob = _Blob(pieces, descriptor, keep, window, where)
     builder = indexed(iter(blob), descriptor, where) if index and contents is None else None
     source = builder or decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    witness = Witness(times=not location.plain_digest) if location is not None else None
+    witness = Witness(times=tells_times(descriptor, contents)) if contents is not None else None
     unpacking = _Unpacking(source, sink, descriptor, limits, where, builder or witness)
     with unpacking.inflating as inflating:
         try:
@@ -94,8 +93,10 @@ def unpack(
     blob.check()
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
-    if location is not None and window is not None and witness is not None:
-        unpacking.check(witness, parse_toc(bytes(window.data), location, where))
+    if contents is not None and window is not None:
+        table = contents.overheard(bytes(window.data), unpacking.table, where)
+        if table is not None:
+            unpacking.check(table)
     return Unpacked(inflating.digest, inflating.size, entries, builder.finish() if builder is not None else None)
 
 
@@ -130,13 +131,14 @@ def unpack_archive(
     where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
     into = sink if clones is None else _Cloning(sink, clones)
-    witness = Witness()
+    contents = contents_of(descriptor)
+    witness = Witness(times=contents is not None and tells_times(descriptor, contents))
     unpacking = _Unpacking(source, into, descriptor, limits, where, witness)
     with unpacking.inflating as inflating:
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
     oci.check_match(inflating.digest, diff_id, f"{where} put together")
-    unpacking.check(witness, table)
+    unpacking.check(table)
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
@@ -175,12 +177,15 @@ class _Unpacking:
     ) -> None:
         self._where = where
         self._sink = sink
+        self._witness = watcher if isinstance(watcher, Witness) else None
         self._passing = Passing(watcher) if watcher is not None else None
         self._limits = limits
         self._size = descriptor.size
         self._bounds = self._make_bounds()
         if self._bounds is not None:
             source = BoundedSource(source, self._bounds)
+        self.table = b""
+        """The table of contents that is inside the archive, if there is one."""
         self.inflating = _Inflating(source, self._passing)
 
     def _make_bounds(self) -> Bounds | None:
@@ -190,22 +195,24 @@ class _Unpacking:
         """Give the sink all entries; return how many."""
         entries = 0
         add, bounds = self._sink.add, self._bounds
-        archive = TarReader(Blocks(buffers), self._where)
-        for entry, content in archive if self._passing is None else self._passing.entries(archive):
+        reader = TarReader(Blocks(buffers), self._where, keep=MAX_TABLE if self._witness is not None else 0)
+        for entry, content in reader if self._passing is None else self._passing.entries(reader):
             if bounds is not None:
                 bounds.count(entry)
             add(entry, content)
             entries += 1
         for _ in buffers:
             pass
+        self.table = reader.table
         return entries
 
-    def check(self, witness: Witness, table: Iterable[Entry]) -> None:
-        """Raise `Corrupt` unless the table says what the archive, all read, said to its witness."""
+    def check(self, table: Iterable[Entry]) -> None:
+        """Raise `Corrupt` unless the table says what the archive, all read, said."""
+        assert self._witness is not None
         bounds = self._make_bounds()
         if bounds is not None:
             bounds.count_table(listing(table))
-        witness.check(table, self._where)
+        self._witness.check(table, self._where)
 
 
 def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallback) -> Iterator[Filled]:
