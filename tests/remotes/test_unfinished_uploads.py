@@ -74,6 +74,23 @@ def test_what_turns_out_to_be_the_beginning_of_another_blob_is_called_off_and_it
     assert bytes(stored) == DATA
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 416])
+def test_an_upload_that_the_registry_will_not_speak_of_begins_anew(uploads: Uploads, status: int) -> None:
+    stored = bytearray()
+
+    def behave(exchange: Exchange) -> None:
+        stored.extend(exchange.body())
+        if exchange.path.startswith("/upload/old"):
+            exchange.answer(status)
+        else:
+            exchange.answer({"POST": 202, "PATCH": 202, "PUT": 201}[exchange.command], location="/upload/new")
+
+    with misbehaving(behave) as server, closing(begun(uploads, server, "/upload/old")) as again:
+        again.put_blob(BLOB, opening(DATA))
+        assert uploads.take(again.name, BLOB.digest) is None
+    assert bytes(stored) == DATA
+
+
 def test_an_upload_that_others_fail_at_begins_anew_and_no_error_tells_its_address(uploads: Uploads) -> None:
     def behave(exchange: Exchange) -> None:
         exchange.body()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
-from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Truncated, Unavailable
+from shipway.errors import Corrupt, Invalid, NotFound, ShipwayError, Truncated, Unauthorized, Unavailable
 from shipway.oci import Descriptor, check_match
 from shipway.remotes.contract import Unfinished
 from shipway.remotes.registry.auth import Scope
@@ -123,7 +123,7 @@ class Upload:
                 raise  # which left it to the next attempt
             self._beginning.leave()
             return False
-        except (Corrupt, Invalid, NotFound):
+        except (Corrupt, Invalid, NotFound, Unauthorized):
             pass  # it was of no use; if there is more to it, doing it anew will show
         self._beginning.forget()
         return False
