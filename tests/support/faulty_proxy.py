@@ -76,6 +76,8 @@ class FaultyProxy:
     faults: list[Fault] = field(default_factory=list)
     struck: int = 0
     """How many requests met a fault."""
+    stalled: int = 0
+    """How many answers have come to where they stall."""
     _passed: list[Passed] = field(default_factory=list)
     _underway: int = 0
     _lock: threading.Condition = field(default_factory=threading.Condition)
@@ -84,7 +86,7 @@ class FaultyProxy:
         """Replace all faults, and forget what went through."""
         with self._lock:
             self._settle()
-            self.faults, self._passed, self.struck = list(faults), [], 0
+            self.faults, self._passed, self.struck, self.stalled = list(faults), [], 0, 0
 
     @contextmanager
     def handling(self) -> Iterator[None]:
@@ -220,6 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
                 yield piece[: fault.at - position]
                 if fault.kind == "stall":
                     self.wfile.flush()
+                    self.proxy.stalled += 1
                     self.rfile.read(1)  # until the client has had enough
                 return
             if fault is not None and fault.kind == "corrupt" and position <= fault.at < position + len(piece):
