@@ -1,4 +1,4 @@
-"""Whoever waits for a server that gives nothing more ends when told to, and goes on where it was the next time."""
+"""Whoever is stopped while a layer comes, by an interrupt or a kill, ends at once, and goes on where it was later."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ __all__ = ["registry"]
 AT = 3 << 20
 SMALL, LARGE = 12 << 20, 80 << 20
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+IN_SOCKETS = 1 << 20
+"""Bytes that were sent to whoever was killed, and that it had not taken from its connections yet."""
 PATIENCE = 30
 """Seconds in which a process ends; a read that nobody interrupts takes minutes, with its repetitions."""
 
@@ -98,10 +100,10 @@ def test_an_interrupted_pull_ends_while_the_server_stalls(
     proxy.set(Fault("stall", BLOBS, "GET", at=AT, times=inf))
     connections = 4 if made.size() > LARGE // 2 else 1
     with running(tmp_path / "mine", "pull", f"oci://{proxy.host}/stalls:x") as process:
-        until(lambda: proxy.stalled == connections and kept(tmp_path / "mine") >= AT // 2, process)
+        until(lambda: proxy.stalled == connections and kept(tmp_path / "mine") >= connections * AT, process)
         stop(process, number)
-    assert kept(tmp_path / "mine") >= AT // 2
-    assert_goes_on(proxy, tmp_path / "mine", made, AT // 2)
+    assert kept(tmp_path / "mine") >= connections * AT
+    assert_goes_on(proxy, tmp_path / "mine", made, connections * AT)
 
 
 @pytest.mark.slow
@@ -139,9 +141,32 @@ def test_an_interrupted_pull_waits_for_no_other_that_pulls_the_same(
     proxy.set(Fault("stall", BLOBS, "GET", at=AT, times=inf))
     pull = "pull", f"oci://{proxy.host}/stalls:x"
     with running(tmp_path / "mine", *pull) as first:
-        until(lambda: kept(tmp_path / "mine") >= AT // 2, first)
+        until(lambda: kept(tmp_path / "mine") >= AT, first)
         with running(tmp_path / "mine", *pull) as second:
             until(lambda: is_waiting(second.pid), second)
             stop(second, signal.SIGINT)
         stop(first, signal.SIGTERM)
-    assert_goes_on(proxy, tmp_path / "mine", made, AT // 2)
+    assert_goes_on(proxy, tmp_path / "mine", made, AT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_pull_that_is_killed_again_and_again_goes_on_each_time(
+    proxy: FaultyProxy, made: LocalImmutableRef, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    with made.mounted() as there:
+        size = (there / "file").stat().st_size  # which cannot be compressed
+    proxy.set(Fault("slow", BLOBS, "GET", times=inf))
+    kills = sorted(chance.uniform(0.1, 0.9) * size for _ in range(3))
+    for enough in kills:
+        with running(tmp_path / "mine", "pull", f"oci://{proxy.host}/stalls:x") as process:
+            until(lambda enough=enough: kept(tmp_path / "mine") >= enough, process)  # type: ignore[misc]
+            process.kill()
+    with Cache.open(tmp_path / "mine", driver="native") as cache:
+        with cache.remote(f"oci://{proxy.host}/stalls:x") as remote, remote.pull() as ref:
+            assert proxy.received <= size * 1.15 + len(kills) * IN_SOCKETS
+            with ref.mounted() as here, made.mounted() as there:
+                assert describe(here) == describe(there)
+        assert cache.verify() == []
+        assert list((cache.root / "kept").glob("partial-*")) == []

@@ -22,7 +22,7 @@ from typing import Literal
 from support.certificates import Certificate
 
 Kind = Literal[
-    "cut", "reset", "stall", "corrupt", "shorten", "lengthen", "delay", "status", "refuse ranges", "cut request"
+    "cut", "reset", "stall", "corrupt", "shorten", "lengthen", "slow", "delay", "status", "refuse ranges", "cut request"
 ]
 _PIECE = 1 << 16
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
@@ -35,10 +35,10 @@ class Fault:
     """What to do to requests whose method and path are like the patterns, the first `times` of them.
 
     The kinds: `cut` the answer's body after `at` bytes, or `reset` the connection there; `stall` there; `corrupt` the
-    byte there; promise `shorten`ed or `lengthen`ed bodies; `delay` every second answer, so that those of
-    concurrent requests come out of order; answer with `status`, and `retry_after` if there is one;
-    `refuse ranges`, that is answer them with everything; `cut request` closes the connection in the middle of
-    the request's body.
+    byte there; promise `shorten`ed or `lengthen`ed bodies; `slow` bodies down to 13 MB a second;
+    `delay` every second answer, so that those of concurrent requests come out of order; answer with `status`, and
+    `retry_after` if there is one; `refuse ranges`, that is answer them with everything; `cut request` closes the
+    connection in the middle of the request's body.
     """
 
     kind: Kind
@@ -229,6 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
                 changed = bytearray(piece)
                 changed[fault.at - position] ^= 0x55
                 piece = bytes(changed)
+            if fault is not None and fault.kind == "slow":
+                time.sleep(_PIECE / 13e6)
             yield piece
             position += len(piece)
 

@@ -31,7 +31,7 @@ from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource, Elsewhere, until_right
 from shipway.stopping import Stopped, Workers
 from shipway.transfer.assemble import Assembly, plan_assembly
-from shipway.transfer.fetch import arriving, fetch, open_ingest
+from shipway.transfer.fetch import fetch, open_ingest
 from shipway.trees.entry import Buffer, TreeSink
 
 PARALLEL = 4
@@ -269,15 +269,14 @@ def _fetched(one: _Pull, remote: BlobSource) -> Record:
 
 
 def _is_whole(one: _Pull, ingest: Ingest) -> bool:
-    return not ingest.kept and ingest.size() >= one.descriptor.size
+    return not ingest.kept and ingest.size() == one.descriptor.size  # it is longer while parts of it are lacking
 
 
 def _fetch_into(one: _Pull, remote: BlobSource, ingest: Ingest, came: _Counter) -> Record | None:
     """Return the record of a layer; None if what came of it before may not be right, so that all has to come again."""
     resumed = ingest.came > 0
-    with fetch(remote, one.descriptor, ingest.came, one.connections) as stream:
+    with fetch(remote, one.descriptor, ingest, one.connections, came.add) as pieces:
         try:
-            pieces = arriving(ingest, came.counted(stream))
             if one.below is None or one.below.done.is_set() or one.task.store.driver.apart:
                 return _unpack(one, pieces, ingest)
             digest = hashlib.sha256()
@@ -353,8 +352,3 @@ class _Counter:
         with self._lock:
             self.done += size
             self._one.tell(self.done)
-
-    def counted(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        for piece in pieces:
-            self.add(len(piece))
-            yield piece
