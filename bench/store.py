@@ -17,9 +17,10 @@ def commit(root: Path, tree: Path, parent: str | None = None) -> str:
     return str(json.loads(quietly([*shipway(root, "--json"), "commit", tree, *options]))["id"])
 
 
-def push(root: Path, ref: str, reference: str) -> None:
-    """Push a ref."""
-    quietly(shipway(root, "push", ref, reference))
+def push(root: Path, ref: str, reference: str, compression: str | None = None) -> None:
+    """Push a ref, in the default form or in another."""
+    options = ["--compression", compression, "--force"] if compression else []
+    quietly(shipway(root, "push", ref, reference, *options))
 
 
 def prune(root: Path, *refs: str) -> None:

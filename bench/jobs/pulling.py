@@ -20,6 +20,7 @@ from bench.store import check_ref, commit, prune, push
 
 IMAGE = "bench"
 OURS = "shipway"
+_FORMS = ("zstd:chunked", "gzip", "zstd", "uncompressed")
 SKOPEO = "skopeo copy, umoci unpack"
 CTR = "ctr image pull"
 FLOOR = "floor: C, the slower of copy and unpack"
@@ -68,10 +69,28 @@ def _pulls(change: Change, scene: Scene, work: int) -> Iterator[Sequence[Side]]:
         yield [*sides, _floor(job)] if change.cold else sides
 
 
-def _ours(name: str, job: _Pull, server: Service) -> Side:
-    root = job.room / f"ours-{server.pid}"
+@contextmanager
+def _plain_pulls(scene: Scene, work: int) -> Iterator[Sequence[Side]]:
+    """An image in each form: of those without a table of contents a pull makes an index."""
+    tree = scene.tree("small", work)
+    with scene.room("pull") as room, ExitStack() as stack:
+        registry = stack.enter_context(services.docker_registry(scene.renew(room / "registry")))
+        root = scene.renew(room / "origin")
+        ref = commit(root, tree.path)
+        for form in _FORMS:
+            push(root, ref, f"oci://{registry.host}/{IMAGE}:{_tag(form)}", form)
+        job = _Pull(scene, CHANGES[0], tree.path, tree.path, room, registry)
+        yield [_ours(f"shipway, {form}", job, registry, _tag(form)) for form in _FORMS]
+
+
+def _tag(form: str) -> str:
+    return form.replace(":", "-")
+
+
+def _ours(name: str, job: _Pull, server: Service, tag: str = "now") -> Side:
+    root = job.room / f"ours-{server.pid}-{tag}"
     pulled: list[str] = []
-    call = shipway(root, "--json", "pull", f"oci://{server.host}/{IMAGE}:now")
+    call = shipway(root, "--json", "pull", f"oci://{server.host}/{IMAGE}:{tag}")
 
     def before() -> None:
         if job.change.cold or not root.exists():
@@ -240,17 +259,31 @@ _TARGETS = (
     Target(OURS, 150e6, what="memory"),
 )
 
-JOBS = tuple(
-    Job(
-        f"pull-{change.name}",
-        f"An image {change.about} comes from docker-registry and becomes a tree",
-        "files",
-        WORKS,
-        change.quick,
-        partial(_pulls, change),
-        ("docker-registry",),
-        _TARGETS if change.cold else (),
-        rounds=3,
-    )
-    for change in CHANGES
+_PLAIN = Job(
+    "pull-plain",
+    "An image that the other side has not, in forms with and without a table of contents, becomes a tree",
+    "files",
+    WORKS,
+    (1_000,),
+    _plain_pulls,
+    ("docker-registry",),
+    rounds=3,
+)
+
+JOBS = (
+    *(
+        Job(
+            f"pull-{change.name}",
+            f"An image {change.about} comes from docker-registry and becomes a tree",
+            "files",
+            WORKS,
+            change.quick,
+            partial(_pulls, change),
+            ("docker-registry",),
+            _TARGETS if change.cold else (),
+            rounds=3,
+        )
+        for change in CHANGES
+    ),
+    _PLAIN,
 )

@@ -70,6 +70,31 @@ def test_of_what_was_pulled_they_are_made_without_fetching_it_again_and_stay_whe
         assert ref.extract(tmp_path / "again", "file-50").traffic.received < size // 4
 
 
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "uncompressed"])
+def test_of_what_was_pulled_one_file_costs_a_range_once_it_was_removed(
+    registry: str, repository: str, open_cache: OpenCache, tmp_path: Path, compression: str
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(100):
+        (source / f"file-{number:02}").write_bytes(random.Random(number).randbytes(150_000))
+    place = f"oci://{registry}/{repository}:plain"
+    with open_cache("writer").import_tree(source) as ref:
+        ref.push(place, compression=compression)
+    with open_cache("reader").remote(place) as ref:
+        size = ref.size()
+        local = ref.pull()
+        local.release()
+    reader = open_cache("reader")
+    reader.prune(ids=[local.id])
+    assert list(reader.disk_usage()) == []
+    with reader.remote(place) as ref:
+        before = ref.traffic
+        assert ref.extract(tmp_path / "out", "file-30").traffic.requests == 1
+        assert 150_000 <= ref.traffic.received - before.received < size // 3
+    assert (tmp_path / "out/file-30").read_bytes() == (source / "file-30").read_bytes()
+
+
 def test_nobody_uses_them_unasked(place: str, open_cache: OpenCache, tmp_path: Path) -> None:
     with open_cache("reader").remote(place) as ref:
         ref.publish_indexes()

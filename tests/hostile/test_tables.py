@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.hostile import Blob, image
+from support.hostile_stargz import STARGZ
 from support.hostile_tables import TABLES, Error
 from support.hostile_ways import Registry, World
 
 # What a table says is decided on before a driver hears of it, so one of them is enough.
 DRIVER = pytest.mark.parametrize("world", ["native"], indirect=True)
-CASES = [pytest.param(case, id=name) for name, case in TABLES.items()]
+CASES = [pytest.param(case, id=name) for name, case in (TABLES | STARGZ).items()]
 
 
 @DRIVER

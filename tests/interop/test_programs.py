@@ -16,7 +16,7 @@ from support.images import copy_tree, pack_layer
 from support.programs import Containerd, Podman, need, run, skopeo_copy
 from support.trees import Seen, describe
 
-from shipway import Cache, oci
+from shipway import Cache, Way, oci
 from shipway.layers.chunked import CHECKSUM, ESTARGZ, OLD_PREFIX
 from shipway.layers.compression import Compression
 from shipway.references import Reference
@@ -190,6 +190,33 @@ def test_we_take_estargz_as_stargz_snapshotter_writes_it(
     containerd.ctr_remote("images", "convert", "--estargz", "--oci", image, back)
     containerd.ctr("images", "push", "--plain-http", back)
     check_table(cache, f"oci://{back}", fresh[-1], tmp_path / "out", promise=ESTARGZ, times=False)
+
+
+def test_of_estargz_as_stargz_snapshotter_writes_it_a_pull_moves_the_chunks_that_changed(
+    own_host: str, tree: Path, containerd: Containerd, cache: Cache, tmp_path: Path
+) -> None:
+    changing = copy_tree(tree, tmp_path / "changing")
+    noise = bytearray(os.urandom(30 << 20))
+    reports = []
+    for number in range(2):
+        noise[15 << 20] = number
+        (changing / "noise").write_bytes(noise)
+        image = put_gzip_image(own_host, [changing])
+        containerd.pull(image)
+        back = f"{own_host}/back/{uuid.uuid4().hex}:v1"
+        containerd.ctr_remote("images", "convert", "--estargz", "--oci", image, back)
+        containerd.ctr("images", "push", "--plain-http", back)
+        with cache.remote(f"oci://{back}") as ref, ref.pull() as local, local.mounted() as path:
+            seen, wanted = describe(path), describe(changing)
+            reports.append(cache.explain_ref(local.id).pulled)
+        for one in (seen, wanted):  # times become those of whole seconds
+            one.update({path: replace(found, mtime_ns=0) for path, found in one.items()})
+        assert seen == wanted
+    first, second = reports
+    assert first is not None
+    assert second is not None
+    assert [layer.way for layer in (*first.layers, *second.layers)] == [Way.FETCHED, Way.ASSEMBLED]
+    assert second.fetched < 12 << 20  # a chunk of 4 MiB, and what is left of the file after the last whole one
 
 
 def test_stargz_snapshotter_takes_estargz_as_we_write_it(

@@ -69,7 +69,7 @@ def indexed(tree: Path, compression: Compression) -> Subject:
     for entry, data in reader:
         content.add(entry, data)
         digest = oci.sha256(content.contents[entry.path]) if entry.size else ""
-        reader.index.add(replace(entry, digest=digest), reader.stored(entry))
+        reader.index.add(entry, digest, reader.stored(entry))
     index = reader.index.finish()
     assert index is not None
     contents = Index(index, layer.packed.descriptor)

@@ -41,7 +41,7 @@ class Parts:
         return next(record for record in self.records if record["name"] == name)
 
 
-def parts() -> Parts:
+def parts(compress: Callable[[bytes], bytes] = zstd) -> Parts:
     """Return the layer as it should be."""
     members: list[tuple[Json, bytes, Sequence[bytes]]] = [
         ({"type": "dir", "name": "d/", "mode": 0o755}, folder("d/"), ()),
@@ -54,22 +54,22 @@ def parts() -> Parts:
     made = Parts(b"", [], [])
     for record, header, chunks in members:
         made.tar += header
-        made.frames.append(zstd(header))
+        made.frames.append(compress(header))
         content = b"".join(chunks)
         places: list[Json] = []
         for chunk in chunks:
             places.append({"offset": made.end, "chunkOffset": sum(one["chunkSize"] for one in places), "chunkSize": len(chunk)})
             places[-1] |= {"chunkType": "zeros"} if chunk == HOLE else {"chunkDigest": oci.sha256(chunk)}
-            made.frames.append(zstd(chunk))
+            made.frames.append(compress(chunk))
         if content:
             record |= {"size": len(content), "digest": oci.sha256(content), "endOffset": made.end, **places[0]}
             padding = padded(content)[len(content):]
             made.tar += content + padding
-            made.frames.append(zstd(padding))
+            made.frames.append(compress(padding))
         made.records.append(record)
         made.records += [{"type": "chunk", "name": record["name"], **place} for place in places[1:]]
     made.tar += END
-    made.frames.append(zstd(END))
+    made.frames.append(compress(END))
     return made
 
 

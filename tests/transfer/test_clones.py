@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.caches import DRIVERS
 from support.images import FileRemote, put_layer
+from support.stargz import written
 from support.trees import describe
 
 from shipway import Cache, Way, oci
+from shipway.oci import Descriptor
 from shipway.transfer.pull import PulledTree, pull
 
 SIZE = 20 << 20
@@ -45,9 +48,23 @@ def used(directory: Path) -> int:
     return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
 
 
+def put_ours(remote: FileRemote, tree: Path) -> Descriptor:
+    return put_layer(remote, None, tree)
+
+
+def put_stargz_of_another(remote: FileRemote, tree: Path) -> Descriptor:
+    """Put a layer of which the last chunk of each file has to be fetched, since headers follow it."""
+    layer, blob = written(tree).finish()
+    remote.put_blob(layer, lambda: io.BytesIO(blob))
+    return layer
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_whole_files_are_cloned(sharing: Path, tmp_path: Path, driver: str) -> None:
+@pytest.mark.parametrize("put", [put_ours, put_stargz_of_another])
+def test_whole_files_are_cloned(
+    sharing: Path, tmp_path: Path, driver: str, put: Callable[[FileRemote, Path], Descriptor]
+) -> None:
     remote = FileRemote(tmp_path / "remote")
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -58,7 +75,7 @@ def test_whole_files_are_cloned(sharing: Path, tmp_path: Path, driver: str) -> N
         (tree / f"file{number}").write_bytes(noise.randbytes(200_000))
 
     def pulled() -> PulledTree:
-        layer = put_layer(remote, None, tree)
+        layer = put(remote, tree)
         return pull(cache.store, "test", [layer], [layer.annotations[oci.UNCOMPRESSED]], remote=remote)
 
     with Cache.open(sharing / "store", driver=driver) as cache:

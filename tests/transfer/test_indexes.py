@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import random
 import tarfile
@@ -13,18 +12,17 @@ from pathlib import Path
 import pytest
 import zstandard
 from msgspec.structs import replace
-from support.images import FileRemote, pack_layer
+from support.images import FileRemote
+from support.plain_layers import LAYERS, ZSTD, make_compressible_tree
 from support.trees import describe
 
 from shipway import oci
 from shipway.errors import Corrupt, DigestMismatch, ShipwayError
-from shipway.layers.compression import Compression, media_type
+from shipway.layers.compression import media_type
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.refs import Extracted
 from shipway.transfer.remote_tree import RemoteTree
-
-GZIP, ZSTD, TAR = Compression.GZIP, Compression.ZSTD, Compression.UNCOMPRESSED
 
 
 @pytest.fixture
@@ -50,39 +48,7 @@ def open_store(tmp_path: Path) -> Iterator[Callable[[], Store]]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of 24 MB that compresses by half: files of all sizes, names, links, and one with holes."""
-    path = tmp_path_factory.mktemp("indexes") / "source"
-    path.mkdir()
-    noise = random.Random(7)
-    for number in range(400):
-        data = noise.randbytes(noise.randrange(20_000)).hex().encode()
-        (path / f"file-{number:03}").write_bytes(data)
-    (path / "large").write_bytes(noise.randbytes(4_000_000).hex().encode())
-    with (path / "sparse").open("wb") as file:
-        for number in range(5):
-            file.seek(number * 900_000)
-            file.write(noise.randbytes(200_000))
-    (path / "link").symlink_to("large")
-    (path / "other-name").hardlink_to(path / "file-100")
-    (path / "empty").touch()
-    return path
-
-
-def system_gzip(source: Path) -> tuple[Descriptor, bytes]:
-    """Return a layer as other programs make it: one gzip member, written by zlib."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        tar.add(source, ".")
-    blob = gzip.compress(archive.getvalue(), 1)
-    return Descriptor(media_type=oci.LAYER_GZIP, digest=oci.sha256(blob), size=len(blob)), blob
-
-
-LAYERS: dict[str, Callable[[Path], tuple[Descriptor, bytes]]] = {
-    "gzip of others": system_gzip,
-    "gzip": lambda source: pack_layer(None, source, GZIP),
-    "zstd": lambda source: pack_layer(None, source, ZSTD),
-    "tar": lambda source: pack_layer(None, source, TAR),
-}
+    return make_compressible_tree(tmp_path_factory.mktemp("indexes") / "source")
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ import msgspec
 import pytest
 import zstandard
 from support.caches import OpenCache, cache, open_cache
-from support.images import FileRemote, copy_tree, put_layer
+from support.images import FileRemote, copy_tree, pack_layer, put_layer
 from support.trees import describe, make_noisy_tree
 
 from shipway import Cache, Progress, oci
 from shipway.errors import Corrupt, DigestMismatch
 from shipway.explanations import LayerPulled, Way
 from shipway.layers import chunked
-from shipway.layers.compression import Compression
+from shipway.layers.compression import Compression, decompressed
+from shipway.layers.repack import repack
 from shipway.layers.toc import toc_location
 from shipway.local import parts
 from shipway.local.rows import Record
@@ -97,6 +98,31 @@ def test_the_headers_of_other_writers_come_from_the_tar_split(cache: Cache, remo
     record, layer = pulled(cache, remote, second)
     assert layer.way is Way.ASSEMBLED
     assert layer.fetched < 30_000 + 2 * table_size(second)
+    assert shown(cache, record) == describe(tree)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_layers_that_were_converted_are_put_together_whose_headers_they_may_be(
+    cache: Cache, remote: FileRemote, tree: Path, tmp_path: Path, own: bool
+) -> None:
+    def converted() -> Descriptor:
+        if own:
+            archive = pack_layer(None, tree, Compression.UNCOMPRESSED)[1]
+        else:
+            command = ["tar", "-c", "--format=pax", "--xattrs", "-C", str(tree), "."]
+            archive = subprocess.run(command, check=True, capture_output=True).stdout
+        out = io.BytesIO()
+        with (tmp_path / "spool").open("w+b") as spool:
+            source = decompressed(iter([archive]), Compression.UNCOMPRESSED)
+            made = repack(source, out, spool, Compression.ZSTD_CHUNKED, None).descriptor
+        remote.put_blob(made, lambda: io.BytesIO(out.getvalue()))
+        assert (chunked.HEADERS in made.annotations) == own
+        return made
+
+    pulled(cache, remote, converted())
+    (tree / "many/file007").write_bytes(os.urandom(10_000))
+    record, layer = pulled(cache, remote, converted())
+    assert layer.way is Way.ASSEMBLED
     assert shown(cache, record) == describe(tree)
 
 

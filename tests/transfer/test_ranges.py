@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipway.transfer.ranges import REQUEST_COST, WHOLE_SHARE, Range, plan
+from shipway.transfer.ranges import REQUEST_COST, WHOLE_SHARE, Range, plan, runs, span
+from shipway.trees.entry import Chunk
 
 MiB = 1 << 20
 
@@ -76,3 +77,14 @@ def test_a_blob_that_is_mostly_needed_is_read_in_one_go() -> None:
     needed = [Range(10 * MiB, 15 * MiB), Range(40 * MiB, 45 * MiB)]
     assert plan(needed, 10 * MiB * WHOLE_SHARE) == needed
     assert plan(needed, 10 * MiB * WHOLE_SHARE - 1) == [Range(10 * MiB, 45 * MiB)]
+
+
+def test_chunks_that_are_compressed_together_come_in_one_range() -> None:
+    chunks = [Chunk(0, 900, 0, 5, ""), *(Chunk(1000, 100, 0, 10, "", inner=10 * number) for number in range(3))]
+    (run,) = runs([*chunks, Chunk(1100, 50, 0, 10, "")])
+    assert span(run) == Range(0, 1150)
+    assert len(run) == 5
+
+
+def test_chunks_that_go_back_come_in_ranges_of_their_own() -> None:
+    assert len(runs([Chunk(1000, 100, 0, 10, ""), Chunk(500, 600, 0, 10, ""), Chunk(500, 600, 0, 10, "")])) == 2

@@ -9,102 +9,47 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import msgspec
 
 from shipway.errors import Corrupt
 from shipway.layers.chunked import FIRST_SECOND, LAST_SECOND
-from shipway.layers.toc import TocLocation
-from shipway.trees.copying import Adding
-from shipway.trees.entry import Buffer, Content, Entry, OpenFile
+from shipway.layers.passing import Extent
+from shipway.trees.entry import Buffer, Entry
 
 _SECOND = 1_000_000_000
 _COMMON = 1 << 62
 """Nanoseconds that need no second look: times between 1970 and 2116."""
 _FIRST, _LAST = FIRST_SECOND * _SECOND, LAST_SECOND * _SECOND + _SECOND - 1
-_ZEROS = bytes(1 << 20)
-_SMALL = 64 << 10
-"""Contents of fewer bytes are hashed where they pass by: handing over Python's lock takes longer."""
 _REPLACED = re.compile("\ufffd+")
 _encode = msgspec.msgpack.Encoder().encode
-Noted = tuple[Entry | None, Buffer | int | str]
-"""An entry with its content, or the first part of it, or its digest; or, without an entry, a further part."""
 
 
 class Witness:
-    """A sink in front of another, that notes what passes through to it.
+    """Takes the entries of an archive that passes by; implements `Watcher`."""
 
-    What was noted is hashed by `work`, for which `noted` says what there is to do: in another thread, and before
-    the buffers that it is in are filled again.
-    """
+    extents = False
+    room = sys.maxsize
+    listening = True
 
-    def __init__(self, sink: Adding, *, times: bool = True) -> None:
-        """Pass everything on to `sink`; without `times` the table cannot say these exactly, and they do not count."""
-        self._sink = sink
+    def __init__(self, *, times: bool = True) -> None:
+        """Hear of nothing yet; without `times` the table cannot say these exactly, and they do not count."""
         self._times = times
-        self._noted: list[Noted] = []
         self._said = hashlib.sha256()
         self._marks = array("I")
-        self._entry: Entry | None = None
-        self._hash = hashlib.sha256()
 
-    def add(self, entry: Entry, content: Content = b"") -> None:
-        """Take one entry; see `TreeSink.add`."""
-        assert not isinstance(content, OpenFile)
-        if isinstance(content, (bytes, bytearray, memoryview)):
-            small = entry.size and len(content) < _SMALL
-            self._noted.append((entry, hashlib.sha256(content).hexdigest() if small else content))
-            self._sink.add(entry, content)
-            return
-        self._noted.append((entry, b""))
-        pieces = self._passing(content)
-        self._sink.add(entry, pieces)
-        for _ in pieces:  # whatever the sink left
-            pass
-
-    def _passing(self, pieces: Iterator[Buffer | int]) -> Iterator[Buffer | int]:
-        for piece in pieces:
-            self._noted.append((None, piece))
-            yield piece
-
-    def noted(self) -> list[Noted]:
-        """Return what has been noted since the last call."""
-        noted, self._noted = self._noted, []
-        return noted
-
-    def work(self, noted: list[Noted]) -> None:
-        """Hash what was noted; the parts in their order, one call at a time."""
-        for entry, piece in noted:
-            if entry is not None:
-                self._close()
-            if isinstance(piece, str):
-                assert entry is not None
-                self._say(entry, piece)
-            elif entry is not None:
-                self._entry, self._hash = entry, hashlib.sha256(piece if not isinstance(piece, int) else b"")
-            elif isinstance(piece, int):
-                for done in range(0, piece, len(_ZEROS)):
-                    self._hash.update(_ZEROS[: piece - done])
-            else:
-                self._hash.update(piece)
-
-    def _close(self) -> None:
-        """End the entry whose content passed by in parts."""
-        if self._entry is not None:
-            self._say(self._entry, self._hash.hexdigest() if self._entry.size else "")
-            self._entry = None
-
-    def _say(self, entry: Entry, digest: str) -> None:
-        said = self._statement(entry, digest and f"sha256:{digest}")
+    def add(self, entry: Entry, digest: str, extents: Sequence[Extent] = ()) -> None:  # noqa: ARG002  of the contract
+        """Take the next entry of the archive; see `Watcher`."""
+        said = self._statement(entry, digest)
         self._said.update(said)
         self._marks.append(crc32(said))
 
     def check(self, table: Iterable[Entry], where: str) -> None:
         """Raise `Corrupt`, naming the first entry that is not in both alike, unless `table` is what was noted."""
-        self._close()
         whole = hashlib.sha256()
         for index, entry in enumerate(table):
             said = self._statement(entry, entry.digest)
@@ -142,10 +87,10 @@ class Witness:
 class Window:
     """The bytes of a blob at one place, kept while the blob passes by."""
 
-    def __init__(self, location: TocLocation) -> None:
-        """Keep what is at `location`."""
+    def __init__(self, start: int, length: int) -> None:
+        """Keep `length` bytes from `start` on."""
         self.data = bytearray()
-        self._start, self._end = location.offset, location.offset + location.length
+        self._start, self._end = start, start + length
 
     def pass_by(self, position: int, piece: Buffer) -> None:
         """Take a piece of the blob, which is at `position`."""

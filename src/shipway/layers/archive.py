@@ -1,14 +1,16 @@
 """A layer's archive put together again: headers from the tables in its blob, contents from wherever they are.
 
 Where the headers are those that Shipway makes (`chunked.HEADERS`), the table of contents is enough: they are made
-again. Otherwise they are in the blob's tar-split, which has every byte of the archive that is no content. Either way
-only the DiffID says that the result is right.
+again. Otherwise those of zstd:chunked are in the blob's tar-split, which has every byte of the archive that is no
+content, and those of eStargz are compressed with the content before them: the last chunk of each file is needed.
+Whichever way, only the DiffID says that the result is right.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import sys
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import cast
 
 import msgspec
 import zstandard
+from msgspec.structs import replace
 
 from shipway import oci
 from shipway.errors import Corrupt, Invalid
@@ -24,7 +27,7 @@ from shipway.layers.blocks import padding
 from shipway.layers.headers import END_OF_ARCHIVE, archive_name, header
 from shipway.layers.toc import TocLocation
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer, Entry, clean_archive_path
+from shipway.trees.entry import Buffer, Chunk, Entry, clean_archive_path
 
 Member = tuple[bytes, Entry | None]
 """Raw bytes of the archive, and the file whose content follows them, if one does."""
@@ -56,6 +59,8 @@ class _Line(msgspec.Struct):
 
 
 _FILE, _SEGMENT = 1, 2
+_ALL = sys.maxsize
+_HEAD = Entry(path="", kind="reg", chunks=(Chunk(0, 0, 0, 0, ""),))
 _line = msgspec.json.Decoder(_Line)
 
 
@@ -75,9 +80,13 @@ def split_location(descriptor: Descriptor) -> SplitLocation | None:
     return found if fits and max(found.length, found.uncompressed) <= chunked.MAX_TABLE else None
 
 
-def own_members(entries: Iterable[Entry]) -> Iterator[Member]:
-    """Yield the archive's members with the headers that Shipway makes of a table's entries; `Corrupt` if it cannot."""
-    missing = 0
+def own_members(entries: Iterable[Entry], begin: bytes = b"", end: bytes = END_OF_ARCHIVE) -> Iterator[Member]:
+    """Yield the archive's members with the headers that Shipway makes of a table's entries; `Corrupt` if it cannot.
+
+    `begin` and `end` are what comes before and after them.
+    """
+    yield begin, None
+    missing = padding(len(begin))
     for entry in entries:
         try:
             raw = bytes(missing) + header(entry, archive_name(entry))
@@ -85,7 +94,37 @@ def own_members(entries: Iterable[Entry]) -> Iterator[Member]:
             raise Corrupt(error.what, where=error.where) from error
         yield raw, entry if entry.size else None
         missing = padding(entry.size)
-    yield bytes(missing) + END_OF_ARCHIVE, None
+    yield bytes(missing) + end, None
+
+
+def with_tails(entries: Iterable[Entry], end: int, where: str) -> tuple[list[Entry], dict[Chunk, int]]:
+    """Return all of an eStargz archive before its table, which is at `end` of the blob: files, and what follows them.
+
+    The chunks of these files reach up to one another; before the others is one without content, which the first headers
+    follow. For the last chunk of each file it is said how far what follows reaches in what it is compressed
+    in, see `ChunkReader.content`. `Corrupt` if chunks are not in the order that they have in the blob.
+    """
+    files = [_HEAD, *(entry for entry in entries if entry.size)]
+    made: list[Entry] = []
+    tails: dict[Chunk, int] = {}
+    following: Chunk | None = None
+    for file in reversed(files):
+        chunks: list[Chunk] = []
+        for chunk in reversed(file.chunks):
+            until = _ALL
+            if following is not None and following.offset == chunk.offset:
+                until = following.inner
+            elif following is not None:
+                end = following.offset
+            length, size = end - chunk.offset, chunk.inner + chunk.size
+            if chunk.zeros or length <= 0 or until < size:
+                raise Corrupt("its table of contents has chunks that cannot follow one another", where=where)
+            following = replace(chunk, length=length)
+            if not chunks:
+                tails[following] = until
+            chunks.append(following)
+        made.append(replace(file, chunks=tuple(reversed(chunks))))
+    return made[::-1], tails
 
 
 def check_split(data: bytes, table: bytes, location: TocLocation, where: str) -> None:

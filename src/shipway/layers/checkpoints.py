@@ -65,6 +65,7 @@ class _Zstd:
         self._spacing = spacing
         self._where = where
         self._plain = 0
+        self._decompressor = zstandard.ZstdDecompressor()
         self._reader: zstandard.ZstdDecompressionReader | None = None
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -90,7 +91,7 @@ class _Zstd:
         if not self.points or self._plain - self.points[-1].plain >= self._spacing:
             self.points.append(Point(self._cutter.start, 0, self._plain, b""))
         pieces = cast(IO[bytes], Pieces(frame))  # of a file object only `read` is used
-        self._reader = zstandard.ZstdDecompressor().stream_reader(pieces)
+        self._reader = self._decompressor.stream_reader(pieces)
         return True
 
 

@@ -69,18 +69,29 @@ class ChunkReader:
         self.data: Buffer = b""
         """The compressed bytes of the chunk taken last, valid as long as `take` says."""
 
-    def content(self, chunk: Chunk, take: Callable[[int, int], Buffer], where: str) -> bytes:
-        """Return a chunk's content, checked; `take` returns the bytes at an offset of the blob."""
+    def content(self, chunk: Chunk, take: Callable[[int, int], Buffer], where: str, until: int = 0) -> bytes:
+        """Return a chunk's content, checked; `take` returns the bytes at an offset of the blob.
+
+        With `until` what follows it there comes with it, up to that many bytes of what its compressed bytes hold. Of
+        that nothing is checked.
+        """
         if chunk.zeros:
             return bytes(chunk.size)
-        if chunk.size > MAX_CHUNK or chunk.inner > MAX_FRAME:
-            raise Corrupt(f"a chunk of {chunk.size} bytes after {chunk.inner}", where=where)
+        end = chunk.inner + chunk.size
+        if chunk.size > MAX_CHUNK or chunk.inner > MAX_FRAME or chunk.length > end + 2 * MAX_FRAME:
+            what = f"a chunk of {chunk.size} bytes after {chunk.inner}, of {chunk.length} compressed"
+            raise Corrupt(what, where=where)
         place = (chunk.offset, chunk.length)
         if place != self._place:
             self.data = take(*place)
             oci.check_size(len(self.data), chunk.length, where)
             self._plain, self._place = self._contents.inflate(self.data, chunk, where), place
-        return _checked(self._plain, chunk, where)
+        content = _checked(self._plain, chunk, where)
+        if not until:
+            return content
+        if until > len(self._plain) >= end + MAX_FRAME:
+            raise Corrupt(f"more than {MAX_FRAME} bytes follow a chunk", where=where)
+        return self._plain[chunk.inner : until]
 
 
 def _checked(plain: bytes, chunk: Chunk, where: str) -> bytes:

@@ -55,27 +55,55 @@ class Stargz:
         """Return the end of the blob, in one request or two; `Corrupt` if no footer says where the table is."""
         start = max(0, self.size - _TAIL)
         tail = read(start, self.size - start)
-        match = _FOOTER.fullmatch(tail[-FOOTER_SIZE:]) or _FOOTER.fullmatch(tail[-OLD_FOOTER_SIZE:])
-        if not match:
+        offset = self._offset(tail, where)
+        if offset is None:
             raise Corrupt("no eStargz footer", where=where)
-        offset = int(match[1], 16)
-        if not max(0, self.size - MAX_TABLE) <= offset < self.size - OLD_FOOTER_SIZE:
-            raise Corrupt(f"its table of contents cannot be at {offset}", where=where)
         if offset >= start:
             return tail[offset - start :]
         return read(offset, start - offset) + tail
 
     def parse(self, table: bytes, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
-        plain = inflated(table, MAX_TABLE, where)
+        plain = archive_end(table, where)
         size = number(plain[124:136], where) if len(plain) > BLOCK else 0
-        text = memoryview(plain)[BLOCK : BLOCK + size]
-        oci.check_match(oci.sha256(text), self.digest, where)
-        return TableListing(oci.decode(bytes(text), Table, where), self.size - len(table), where, apart=False)
+        return self._listed(plain[BLOCK : BLOCK + size], self.size - len(table), where)
+
+    @property
+    def passing(self) -> tuple[int, int]:
+        """The bytes of the blob, from where and how many, that `overheard` wants of one that passes by."""
+        return max(0, self.size - FOOTER_SIZE), FOOTER_SIZE
+
+    def overheard(self, data: bytes, inside: bytes, where: str) -> Listing | None:
+        """Return the entries of a blob that passed by, given `passing`, and the table that is `inside` its archive.
+
+        None if no footer leads to a table: then nobody sees any. Raises as `parse` does. What a footer leads to must
+        have the right digest, or nobody takes it; so if that is not inside, it is hidden from who reads the archive.
+        """
+        offset = self._offset(data, where)
+        return None if offset is None else self._listed(inside, offset, where)
+
+    def _offset(self, tail: bytes, where: str) -> int | None:
+        """Return where the footer at the end of `tail` says that the table is; None if there is no footer."""
+        match = _FOOTER.fullmatch(tail[-FOOTER_SIZE:]) or _FOOTER.fullmatch(tail[-OLD_FOOTER_SIZE:])
+        if not match:
+            return None
+        offset = int(match[1], 16)
+        if not max(0, self.size - MAX_TABLE) <= offset < self.size - OLD_FOOTER_SIZE:
+            raise Corrupt(f"its table of contents cannot be at {offset}", where=where)
+        return offset
+
+    def _listed(self, text: bytes, limit: int, where: str) -> Listing:
+        oci.check_match(oci.sha256(text), self.digest, f"{where}, table of contents")
+        return TableListing(oci.decode(text, Table, where), limit, where, apart=False)
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what a gzip member, or several, hold: other chunks or headers too."""
-        return inflated(data, max(chunk.inner + chunk.size, MAX_FRAME), where)
+        return inflated(data, chunk.inner + chunk.size + MAX_FRAME, where)
+
+
+def archive_end(table: Buffer, where: str) -> bytes:
+    """Return what an archive has from its table's header on, given the table as it is stored."""
+    return inflated(table, MAX_TABLE, where)
 
 
 def stargz(descriptor: Descriptor) -> Stargz | None:

@@ -7,7 +7,7 @@ from isal import igzip
 
 from shipway import oci
 from shipway.layers.blocks import padding
-from shipway.layers.chunked import ESTARGZ, MAX_TABLE
+from shipway.layers.chunked import ESTARGZ, HEADERS, HEADERS_VERSION, MAX_TABLE
 from shipway.layers.estargz import FOOTER, UNCOMPRESSED_SIZE
 from shipway.layers.headers import END_OF_ARCHIVE, LANDMARK, TABLE_NAME, header
 from shipway.layers.table import End, FileContent, chunk_record, record_of
@@ -16,6 +16,8 @@ from shipway.trees.entry import Buffer, Entry
 LANDMARK_ENTRY = Entry(path=LANDMARK, kind="reg", mode=0o644, size=1)
 """The first entry of an archive; it says that nothing should be fetched ahead."""
 LANDMARK_CONTENT = b"\x0f"
+BEGIN = header(LANDMARK_ENTRY, LANDMARK) + LANDMARK_CONTENT
+"""What an archive begins with."""
 _EMPTY = oci.sha256(b"")
 _encode = msgspec.json.Encoder().encode
 
@@ -64,5 +66,9 @@ class StargzWriter:
             return End(igzip.compress(END_OF_ARCHIVE, self._level, mtime=0), END_OF_ARCHIVE, {})
         table = Entry(path=TABLE_NAME, kind="reg", size=len(text))
         plain = b"".join((header(table, TABLE_NAME), text, bytes(padding(len(text))), END_OF_ARCHIVE))
-        annotations = {ESTARGZ: oci.sha256(text), UNCOMPRESSED_SIZE: str(archive + len(plain))}
+        annotations = {
+            ESTARGZ: oci.sha256(text),
+            UNCOMPRESSED_SIZE: str(archive + len(plain)),
+            HEADERS: HEADERS_VERSION,
+        }
         return End(igzip.compress(plain, self._level, mtime=0) + FOOTER % offset, plain, annotations)

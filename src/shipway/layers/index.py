@@ -12,7 +12,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -20,11 +20,13 @@ import zstandard
 
 from shipway import oci
 from shipway.errors import Corrupt
-from shipway.layers.checkpoints import Checkpointing
+from shipway.layers.checkpoints import Checkpointing, checkpointing
 from shipway.layers.chunked import MAX_TABLE
 from shipway.layers.compression import Compression, compression_of
 from shipway.layers.contents import MAX_FRAME, Fetch
+from shipway.layers.digests import FILLED, is_sha256
 from shipway.layers.inflate import Point, inflate_from
+from shipway.layers.passing import Extent
 from shipway.layers.tar import MAX_NAME
 from shipway.layers.toc import first_bytes
 from shipway.oci import Descriptor
@@ -37,11 +39,10 @@ _LEAST, _MOST = 1 << 20, 8 << 20
 _SPANS = 1024
 _MAX_PLAIN = 1 << 30
 _MAX_LENGTH = 2 * MAX_FRAME
+_ROWS = 8 << 20
+"""Bytes of rows that are compressed at a time while an index is made."""
 _PREFIX = "sha256:"
 _LINKS = ("symlink", "hardlink")
-
-Extent = tuple[int, int, int]
-"""Where in the archive some bytes of a file are: their place in the file, that in the archive, how many."""
 
 
 class _Span(msgspec.Struct, array_like=True, gc=False):
@@ -86,38 +87,65 @@ def spacing(descriptor: Descriptor) -> int:
     return min(max(_LEAST, descriptor.size // _SPANS), _MOST)
 
 
+def indexed(pieces: Iterator[Buffer], descriptor: Descriptor, where: str) -> IndexBuilder | None:
+    """Return what a layer's `pieces` decompress to, of which an index is made; None where that cannot be done.
+
+    Errors are those of `decompressed`.
+    """
+    source = checkpointing(pieces, compression_of(descriptor.media_type, where), spacing(descriptor), where)
+    return IndexBuilder(source, descriptor) if source is not None else None
+
+
 class IndexBuilder:
-    """A layer's decompressed bytes, passed on as a `ByteSource`, and what an index of it will be made of."""
+    """A layer's decompressed bytes, passed on as a `ByteSource`, and what an index of it will be made of.
+
+    It is a `Watcher` of the archive that these bytes are; one thread may read while another tells of entries.
+    """
+
+    extents = True
+    room = FILLED
 
     def __init__(self, source: Checkpointing, descriptor: Descriptor) -> None:
         """Read from `source`, which has not been read yet."""
+        self.listening = True
+        """Whether there may still be an index."""
         self._source = source
         self._descriptor = descriptor
         self._spans: list[_Span] = []
-        self._rows: list[_Row] = []
         self._hash = hashlib.sha256()
         self._plain = 0
         self._seen = 0
+        self._windows = 0
+        self._rows = _Rows()
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer`; see `ByteSource`."""
         size = self._source.readinto(buffer)
-        done = 0
         points = self._source.points
-        for point in points[self._seen :]:
-            upto = point.plain - self._plain
-            self._hash.update(buffer[done:upto])
-            done = upto
-            self._begin(point)
-        self._hash.update(buffer[done:size])
-        self._plain += size
+        if self.listening:
+            self._take(buffer[:size], points[self._seen :])
+        else:
+            self._spans.clear()
         del points[:-1]  # their windows are kept here, smaller
         self._seen = len(points)
         return size
 
+    def _take(self, data: memoryview, points: Sequence[Point]) -> None:
+        done = 0
+        for point in points:
+            upto = point.plain - self._plain
+            self._hash.update(data[done:upto])
+            done = upto
+            self._begin(point)
+        self._hash.update(data[done:])
+        self._plain += len(data)
+        if self._plain - (self._spans[-1].plain if self._spans else 0) > MAX_FRAME or self._windows > MAX_TABLE:
+            self._give_up()
+
     def _begin(self, point: Point) -> None:
         self._end()
         window = zstandard.ZstdCompressor(level=3).compress(point.window) if point.window else b""
+        self._windows += len(window)
         self._spans.append(_Span(point.offset, point.bits, point.plain, b"", window))
 
     def _end(self) -> None:
@@ -125,44 +153,85 @@ class IndexBuilder:
             self._spans[-1].digest = self._hash.digest()
         self._hash = hashlib.sha256()
 
-    def add(self, entry: Entry, extents: Sequence[Extent] = ()) -> None:
-        """Take the next entry of the archive, whose digest is known, and where its content is."""
-        self._rows.append(
-            _Row(
-                os.fsencode(entry.path),
-                entry.kind,
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                entry.mtime_ns,
-                os.fsencode(entry.link),
-                entry.dev,
-                {os.fsencode(name): value for name, value in entry.xattrs.items()},
-                entry.size,
-                bytes.fromhex(entry.digest.removeprefix(_PREFIX)),
-                tuple(extents),
-            )
+    def _give_up(self) -> None:
+        self.listening = False
+        self._rows = _Rows()
+
+    def add(self, entry: Entry, digest: str, extents: Sequence[Extent] = ()) -> None:
+        """Take the next entry of the archive, the digest of its content, and where that is; see `Watcher`."""
+        if not self.listening:
+            return
+        if entry.size and not is_sha256(digest):
+            self._give_up()
+            return
+        row = _Row(
+            os.fsencode(entry.path),
+            entry.kind,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.mtime_ns,
+            os.fsencode(entry.link),
+            entry.dev,
+            {os.fsencode(name): value for name, value in entry.xattrs.items()} if entry.xattrs else {},
+            entry.size,
+            bytes.fromhex(digest.removeprefix(_PREFIX)),
+            tuple(extents),
         )
+        try:
+            room = self._rows.add(row)
+        except OverflowError:  # a time that is none
+            room = False
+        if not room:
+            self._give_up()
 
     def finish(self) -> bytes | None:
         """Return the index, once the archive was read to its end and the blob's digest checked.
 
         None if the blob cannot be entered but at its beginning, or an index would be larger than is taken.
         """
+        if not self.listening:
+            return None
         self._end()
         bounds = [*(span.plain for span in self._spans), self._plain]
         places = [*(span.offset for span in self._spans), self._descriptor.size]
         if not self._spans or self._spans[0].plain or _widest(bounds) > MAX_FRAME or _widest(places) > _MAX_LENGTH:
             return None
-        document = _Document(
-            _VERSION, self._descriptor.digest, self._descriptor.size, self._plain, self._spans, self._rows
-        )
-        try:
-            plain = _encoder.encode(document)
-        except OverflowError:  # times that are none
+        fields = (_VERSION, self._descriptor.digest, self._descriptor.size, self._plain, self._spans)
+        return self._rows.document(fields)
+
+
+class _Rows:
+    """The rows of an index on their way into it, encoded, and compressed when they are many."""
+
+    def __init__(self) -> None:
+        self._last = bytearray()
+        self._packed: list[bytes] = []
+        self._count = self._size = self._packed_size = 0
+
+    def add(self, row: _Row) -> bool:
+        """Take a row; return whether there may be room for all. Raises `OverflowError` for numbers that are none."""
+        _encoder.encode_into(row, self._last, -1)
+        self._count += 1
+        if len(self._last) >= _ROWS:
+            self._size += len(self._last)
+            self._packed.append(zstandard.ZstdCompressor(level=1).compress(self._last))
+            self._packed_size += len(self._packed[-1])
+            self._last = bytearray()
+        return self._size <= _MAX_PLAIN and self._packed_size <= MAX_TABLE
+
+    def document(self, fields: Sequence[object]) -> bytes | None:
+        """Return the index of these rows after `fields`, the others of a `_Document`; None if it is too large."""
+        # An array of all fields, the last an array whose length has four bytes.
+        head = bytes([0x90 | len(fields) + 1, *b"".join(map(_encoder.encode, fields)), 0xDD])
+        head += self._count.to_bytes(4, "big")
+        size = len(head) + self._size + len(self._last)
+        if size > _MAX_PLAIN:
             return None
-        data = zstandard.ZstdCompressor(level=3).compress(plain)
-        return data if len(data) <= MAX_TABLE and len(plain) <= _MAX_PLAIN else None
+        packing = zstandard.ZstdCompressor(level=3).compressobj(size=size)
+        unpacked = (zstandard.ZstdDecompressor().decompress(piece) for piece in self._packed)
+        data = b"".join([*map(packing.compress, chain([head], unpacked, [bytes(self._last)])), packing.flush()])
+        return data if len(data) <= MAX_TABLE else None
 
 
 def _widest(places: Sequence[int]) -> int:

@@ -2,15 +2,18 @@
 
 A deflate stream can be entered at the beginning of any of its blocks, given the 32 KiB that came out before. Only zlib
 itself tells where blocks begin, while it inflates; Python's module has no such call, nor has `isal`. So this talks
-to the shared library that Python's own module stands on (zlib.h, since 1.2.8). Where there is none, `available` is
-false, and gzip layers get no checkpoints.
+to a shared library: to zlib-ng, which takes half the time and is in the package `zlib-ng`, or else to that which
+Python's own module stands on (zlib.h, since 1.2.8). Where there is neither, `available` is false, and gzip layers get
+no checkpoints.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from shipway.errors import Corrupt, Truncated
@@ -37,7 +40,7 @@ class Point(NamedTuple):
 
 
 class _Stream(ctypes.Structure):
-    """zlib's `z_stream`."""
+    """zlib's `z_stream`; zlib-ng's is the same but for what comes last, which is not used here."""
 
     _fields_ = (
         ("next_in", ctypes.c_void_p),
@@ -57,21 +60,41 @@ class _Stream(ctypes.Structure):
     )
 
 
+class _Library:
+    """The functions of zlib or of zlib-ng. Raises `OSError` or `AttributeError` where they are not."""
+
+    def __init__(self, path: str, prefix: str) -> None:
+        library = ctypes.CDLL(path)
+        names = "inflate", "inflateEnd", "inflateReset2", "inflatePrime", "inflateSetDictionary", "inflateGetDictionary"
+        self.functions: dict[str, Any] = {name: library[prefix + name] for name in names}
+        if prefix:
+            self.functions["inflateInit2"] = library[prefix + "inflateInit2"]
+        else:  # in zlib.h that is a macro
+            library.zlibVersion.restype = ctypes.c_char_p
+            begin, version, size = library.inflateInit2_, library.zlibVersion(), ctypes.sizeof(_Stream)
+            self.functions["inflateInit2"] = lambda stream, bits: begin(stream, bits, version, size)
+
+
+def _path_of_zlib_ng() -> str:
+    spec = find_spec("zlib_ng.zlib_ng") if find_spec("zlib_ng") is not None else None
+    if spec is None or spec.origin is None:
+        raise OSError("not installed")
+    return spec.origin
+
+
 @cache
-def _library() -> Any:
-    """Return the library, None if there is none that will do."""
-    try:
-        library = ctypes.CDLL("libz.so.1")
-        library.inflateGetDictionary  # noqa: B018  a library without it is too old
-        library.zlibVersion.restype = ctypes.c_char_p
-    except (OSError, AttributeError):
-        return None
-    return library
+def libraries() -> tuple[_Library, ...]:
+    """Return the libraries that will do, the fastest first."""
+    found: list[_Library] = []
+    for path, prefix in ((_path_of_zlib_ng, "zng_"), (lambda: "libz.so.1", "")):
+        with suppress(OSError, AttributeError):
+            found.append(_Library(path(), prefix))
+    return tuple(found)
 
 
 def available() -> bool:
     """Whether checkpoints can be taken and used here."""
-    return _library() is not None
+    return bool(libraries())
 
 
 class _Inflater:
@@ -79,16 +102,17 @@ class _Inflater:
 
     def __init__(self, bits: int, where: str) -> None:
         self.stream = _Stream()
+        self._functions = libraries()[0].functions
         self._where = where
         self._input = b""
-        self._call("inflateInit2_", bits, _library().zlibVersion(), ctypes.sizeof(_Stream))
+        self._call("inflateInit2", bits)
 
     def __del__(self) -> None:
         if self.stream.state:
-            _library().inflateEnd(ctypes.byref(self.stream))
+            self._functions["inflateEnd"](ctypes.byref(self.stream))
 
     def _call(self, name: str, *arguments: Any) -> int:
-        status: int = getattr(_library(), name)(ctypes.byref(self.stream), *arguments)
+        status: int = self._functions[name](ctypes.byref(self.stream), *arguments)
         if status not in (_OK, _STREAM_END, _BUF_ERROR):
             message = (self.stream.msg or b"").decode(errors="replace")
             raise Corrupt(f"not gzip data: {message or status}", where=self._where)
@@ -114,13 +138,12 @@ class _Inflater:
         """Return the input that was not taken yet."""
         return self._input[len(self._input) - self.left :]
 
-    def inflate(self, buffer: memoryview, flush: int) -> tuple[int, bool]:
-        """Return how many bytes were written, and whether the stream, or member, ended."""
-        place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-        self.stream.next_out = ctypes.addressof(place)
-        self.stream.avail_out = len(buffer)
+    def inflate(self, place: int, size: int, flush: int) -> tuple[int, bool]:
+        """Return how many bytes were written to the address `place`, and whether the stream, or member, ended."""
+        self.stream.next_out = place
+        self.stream.avail_out = size
         status = self._call("inflate", flush)
-        return len(buffer) - self.stream.avail_out, status == _STREAM_END
+        return size - self.stream.avail_out, status == _STREAM_END
 
     def reset(self, bits: int) -> None:
         """Begin anew with what is left of the input."""
@@ -160,6 +183,7 @@ class CheckpointingGzip:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer` as far as there is something left; see `ByteSource`."""
+        place = _address(buffer)
         done = 0
         while done < len(buffer):
             if not self._inflater.left and not self._more():
@@ -168,7 +192,10 @@ class CheckpointingGzip:
                 break
             if self._between and not self._next_member():
                 break
-            size, ended = self._inflater.inflate(buffer[done:], _BLOCK)
+            # Stopping at each block costs time: so only where a checkpoint is wanted.
+            early = self.points[-1].plain + self._spacing - 1 - self._plain if self.points else 0
+            most, flush = (min(early, len(buffer) - done), _NO_FLUSH) if early > 0 else (len(buffer) - done, _BLOCK)
+            size, ended = self._inflater.inflate(place + done, most, flush)
             done += size
             self._plain += size
             if ended:
@@ -210,6 +237,11 @@ class CheckpointingGzip:
         self.points.append(Point(offset, bits, self._plain, self._inflater.window()))
 
 
+def _address(buffer: bytearray | memoryview) -> int:
+    """Return where the first byte of a buffer is, which whoever uses it keeps."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if len(buffer) else 0
+
+
 def inflate_from(point: Point, data: Buffer, size: int, where: str) -> bytes:
     """Return the `size` bytes that come out after a checkpoint, of `data`, the blob's bytes from there on.
 
@@ -225,12 +257,12 @@ def inflate_from(point: Point, data: Buffer, size: int, where: str) -> bytes:
     else:
         inflater.prime(0, 0, point.window)
     plain = bytearray(size)
-    view = memoryview(plain)
+    place = _address(plain)
     done, raw = 0, True
     while done < size:
         if not inflater.left:
             raise Truncated(f"ended after {done} of {size} bytes", where=where)
-        wrote, ended = inflater.inflate(view[done:], _NO_FLUSH)
+        wrote, ended = inflater.inflate(place + done, size - done, _NO_FLUSH)
         done += wrote
         if ended:  # another member begins, after the rest of this one
             if raw:

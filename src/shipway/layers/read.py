@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from shipway.errors import Truncated
 from shipway.layers.blocks import Blocks, filled
 from shipway.layers.bounds import BoundedSource, Bounds
-from shipway.layers.checkpoints import checkpointing
 from shipway.layers.compression import ByteSource, compression_of, decompressed
-from shipway.layers.index import IndexBuilder, spacing
+from shipway.layers.index import indexed
 from shipway.layers.tar import TarReader
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Content, Entry
@@ -34,11 +33,9 @@ class LayerReader:
         bounds: Bounds | None = None,
     ) -> None:
         """Read `pieces`, the blob `descriptor`; with `index` one is prepared on the way."""
-        compression = compression_of(descriptor.media_type, where)
-        source = checkpointing(pieces, compression, spacing(descriptor), where) if index else None
-        self.index = IndexBuilder(source, descriptor) if source is not None else None
+        self.index = indexed(pieces, descriptor, where) if index else None
         """What becomes an index; give it each entry. None where there can be none."""
-        archive: ByteSource = self.index or decompressed(pieces, compression, where)
+        archive: ByteSource = self.index or decompressed(pieces, compression_of(descriptor.media_type, where), where)
         if bounds is not None:
             archive = BoundedSource(archive, bounds)
         self._tar = TarReader(Blocks(filled(archive)), where)

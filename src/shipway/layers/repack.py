@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import BinaryIO
 
-from shipway.errors import Corrupt, Truncated
+import msgspec
+
+from shipway.errors import Corrupt, Invalid, Truncated
 from shipway.layers.batches import Pipeline
-from shipway.layers.blocks import Blocks, filled
+from shipway.layers.blocks import Blocks, filled, padding
+from shipway.layers.chunked import HEADERS
 from shipway.layers.compression import ByteSource, Compression
-from shipway.layers.headers import archive_name
+from shipway.layers.headers import END_OF_ARCHIVE, archive_name, header
 from shipway.layers.output import write_all
 from shipway.layers.pack import Packed, Packer
 from shipway.layers.tar import TarReader
@@ -55,11 +60,13 @@ def repack(
             return _copied(_File(spool), pipeline, where, progress)
     with Pipeline(out, compression, level, threads, where) as pipeline:
         packer = Packer(lambda _: os.dup(spool.fileno()), pipeline, where, progress, None)
+        own = True
         if compression is Compression.ESTARGZ:
             _pack_anew(spool, packer, where)
         else:
-            _pack_as_it_is(spool, packer, where)
-        return Packed(*pipeline.finish())
+            own = _pack_as_it_is(spool, packer, where)
+        packed = Packed(*pipeline.finish())
+        return packed if own else _of_another(packed)
 
 
 class _File:
@@ -123,23 +130,41 @@ def _pack_anew(spool: BinaryIO, packer: Packer, where: str) -> None:
     packer.finish(b"")
 
 
-def _pack_as_it_is(spool: BinaryIO, packer: Packer, where: str) -> None:
-    """Pack all bytes of the archive, in which entries and contents are recognised."""
+def _of_another(packed: Packed) -> Packed:
+    """Return a layer that does not say that its headers can be made again of its table."""
+    annotations = {key: value for key, value in packed.descriptor.annotations.items() if key != HEADERS}
+    return replace(packed, descriptor=msgspec.structs.replace(packed.descriptor, annotations=annotations))
+
+
+def _pack_as_it_is(spool: BinaryIO, packer: Packer, where: str) -> bool:
+    """Pack all bytes of the archive, with entries and contents recognised; return whether the rest is as Shipway's."""
     reader = _reader(spool, where)
-    at = 0
+    at = missing = 0
+    own = True
     for entry in _entries(reader):
         head = _take(spool, at, reader.place, where)
+        own = own and _is_own(head, missing, entry)
+        missing = padding(entry.size)
         if len(head) > _GAP:
             packer.add_bytes(head[:-_GAP])
             head = head[-_GAP:]
         packer.add_raw(entry, archive_name(entry), head, reader.place)
         at = reader.place + entry.size
     end = os.fstat(spool.fileno()).st_size
+    own = own and _take(spool, at, min(at + _PIECE, end), where) == bytes(missing) + END_OF_ARCHIVE
     while at < end:
         piece = _take(spool, at, min(at + _PIECE, end), where)
         packer.add_bytes(piece)
         at += len(piece)
     packer.flush()
+    return own
+
+
+def _is_own(head: bytes, missing: int, entry: Entry) -> bool:
+    """Whether `head`, with the padding before it, is what Shipway writes before the content of an entry."""
+    with suppress(Invalid):
+        return head == bytes(missing) + header(entry, archive_name(entry))
+    return False
 
 
 def _take(spool: BinaryIO, start: int, end: int, where: str) -> bytes:

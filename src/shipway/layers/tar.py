@@ -14,7 +14,7 @@ from struct import Struct
 from shipway.errors import Corrupt, Truncated, UnsafeEntry
 from shipway.layers import pax, sparse
 from shipway.layers.blocks import Blocks, padding
-from shipway.layers.headers import BLOCK
+from shipway.layers.headers import BLOCK, END_OF_ARCHIVE, TABLE_NAME
 from shipway.layers.numbers import check_device, check_owner, decimal, number
 from shipway.layers.usual import USTAR, read_owner, sum_is_right, usual_entry
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
@@ -62,8 +62,16 @@ class TarReader:
     entry. Whatever follows the end marker is left unread in `blocks`.
     """
 
-    def __init__(self, blocks: Blocks, where: str) -> None:
-        """Read from `blocks`; `where` names the archive in errors."""
+    def __init__(self, blocks: Blocks, where: str, *, keep: int = 0) -> None:
+        """Read from `blocks`; `where` names the archive in errors.
+
+        eStargz's table of contents, which is no entry, is kept in `table` if it has at most `keep` bytes. It may
+        follow the end marker, as BuildKit has it.
+        """
+        self.table = b""
+        self._keep = keep
+        self._passed = ""
+        """The path of what was passed over last."""
         self._blocks = blocks
         self._where = where
         self._common: Records = {}
@@ -121,9 +129,34 @@ class TarReader:
             blocks.left = stored
             if entry and entry.kind == "reg":
                 yield entry, self._content(stored, holes, entry.path)
+            elif not entry and self._passed == TABLE_NAME:
+                blocks.left -= self._take_table(stored)
             blocks.skip(blocks.left + padding(stored), self._where)
+        self._close()
+
+    def _close(self) -> None:
         if self._own:
             raise Truncated("ended after an extended header", where=self._where)
+        if self._keep:
+            self._look_behind()
+
+    def _take_table(self, size: int) -> int:
+        """Keep a table of contents of `size` bytes if it is wanted; return how many of them were read."""
+        if not 0 < size <= self._keep:
+            return 0
+        self.table = bytes(self._blocks.take(size, self._where))
+        return size
+
+    def _look_behind(self) -> None:
+        """Keep the table of contents that comes first after the end marker, if one does."""
+        blocks = self._blocks
+        while blocks.end - blocks.position >= BLOCK or (blocks.refill() and blocks.end >= BLOCK):
+            block = blocks.take(BLOCK, self._where)
+            if block != END_OF_ARCHIVE[:BLOCK]:
+                fields = _HEADER.unpack(block)
+                if sum_is_right(block, fields[4]) and _text(fields[0]) == TABLE_NAME:
+                    self._take_table(number(fields[2], self._where))
+                return
 
     def _content(self, stored: int, holes: sparse.Sparse | None, path: str) -> Content:
         blocks, where = self._blocks, self._named(path)
@@ -215,6 +248,7 @@ class TarReader:
         if stored < 0 or size < 0 or len(path) > MAX_NAME:
             raise Corrupt(f"a file of {stored} bytes under a name of {len(path)}", where=where)
         if may_be_whiteout(path):
+            self._passed = path
             return whiteout(path, where), stored, None
         if not path and kind != "dir":
             raise UnsafeEntry(f"a {kind} in the place of the root", where=where)

@@ -42,6 +42,15 @@ class TocLocation:
         """Return its entries; see `parse_toc`."""
         return parse_toc(table, self, where)
 
+    @property
+    def passing(self) -> tuple[int, int]:
+        """The bytes of the blob, from where and how many, that `overheard` wants of one that passes by."""
+        return self.offset, self.length
+
+    def overheard(self, data: bytes, inside: bytes, where: str) -> Listing:  # noqa: ARG002  eStargz needs it
+        """Return the entries, as `parse` does, of a blob that passed by, given `passing`."""
+        return parse_toc(data, self, where)
+
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return the content of a chunk. Where the table does not say where it ends, headers follow it."""
         return first_bytes(data, chunk.size, where)

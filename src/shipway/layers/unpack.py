@@ -15,11 +15,13 @@ from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
+from shipway.layers.chunked import MAX_TABLE
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
-from shipway.layers.formats import contents_of
+from shipway.layers.formats import contents_of, tells_times
+from shipway.layers.index import indexed
 from shipway.layers.output import write_all
+from shipway.layers.passing import Passing, Watcher
 from shipway.layers.tar import TarReader
-from shipway.layers.toc import TocLocation, parse_toc
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
@@ -41,6 +43,8 @@ class Unpacked:
     diff_id: str
     diff_size: int
     entries: int
+    index: bytes | None = None
+    """Its index (`shipway.layers.index`), if one was wanted and there can be one."""
 
 
 def unpack(
@@ -51,6 +55,7 @@ def unpack(
     *,
     keep: BinaryIO | None = None,
     limits: Limits | None = None,
+    index: bool = False,
     where: str = "",
     progress: ProgressCallback | None = None,
 ) -> Unpacked:
@@ -58,7 +63,8 @@ def unpack(
 
     When it returns, the blob had the descriptor's digest and size and unpacked
     to `diff_id` (if one is given); before that nothing of `sink` or `keep`
-    is to be trusted, so the caller finishes them only now. `pieces` is consumed in a thread of its own.
+    is to be trusted, so the caller finishes them only now. `pieces` is consumed in a thread of its own. With `index`
+    one is made on the way of a layer that has no table of contents.
 
     Raises `UnknownMediaType`; `Truncated`, `SizeMismatch` or `DigestMismatch`
     if these are not the right bytes; and only if they are, `Corrupt` or
@@ -67,12 +73,12 @@ def unpack(
     """
     where = where or descriptor.digest
     contents = contents_of(descriptor)
-    location = contents if isinstance(contents, TocLocation) else None
-    window = Window(location) if location is not None else None
+    window = Window(*contents.passing) if contents is not None else None
     blob = _Blob(pieces, descriptor, keep, window, where)
-    source: ByteSource = decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
-    witness = Witness(sink, times=not location.plain_digest) if location is not None else None
-    unpacking = _Unpacking(source, sink, descriptor, limits, where, witness)
+    builder = indexed(iter(blob), descriptor, where) if index and contents is None else None
+    source = builder or decompressed(iter(blob), compression_of(descriptor.media_type, where), where)
+    witness = Witness(times=tells_times(descriptor, contents)) if contents is not None else None
+    unpacking = _Unpacking(source, sink, descriptor, limits, where, builder or witness)
     with unpacking.inflating as inflating:
         try:
             buffers = inflating.buffers()
@@ -88,9 +94,11 @@ def unpack(
     blob.check()
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
-    if location is not None and window is not None:
-        unpacking.check(parse_toc(bytes(window.data), location, where))
-    return Unpacked(inflating.digest, inflating.size, entries)
+    if contents is not None and window is not None:
+        table = contents.overheard(bytes(window.data), unpacking.table, where)
+        if table is not None:
+            unpacking.check(table)
+    return Unpacked(inflating.digest, inflating.size, entries, builder.finish() if builder is not None else None)
 
 
 class Clones(Protocol):
@@ -124,7 +132,9 @@ def unpack_archive(
     where = descriptor.digest
     source = decompressed(pieces, Compression.UNCOMPRESSED, where)
     into = sink if clones is None else _Cloning(sink, clones)
-    unpacking = _Unpacking(source, into, descriptor, limits, where, Witness(into))
+    contents = contents_of(descriptor)
+    witness = Witness(times=contents is not None and tells_times(descriptor, contents))
+    unpacking = _Unpacking(source, into, descriptor, limits, where, witness)
     with unpacking.inflating as inflating:
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
@@ -155,7 +165,7 @@ class _Cloning:
 
 
 class _Unpacking:
-    """An archive on its way to a sink, within bounds, and compared with a table of contents if there is one."""
+    """An archive on its way to a sink, within bounds, of which a `Watcher` hears if there is one."""
 
     def __init__(  # noqa: PLR0917  each is a thing it needs
         self,
@@ -164,17 +174,20 @@ class _Unpacking:
         descriptor: Descriptor,
         limits: Limits | None,
         where: str,
-        witness: Witness | None,
+        watcher: Watcher | None,
     ) -> None:
         self._where = where
-        self._witness = witness
-        self._add = sink.add if witness is None else witness.add
+        self._sink = sink
+        self._witness = watcher if isinstance(watcher, Witness) else None
+        self._passing = Passing(watcher) if watcher is not None else None
         self._limits = limits
         self._size = descriptor.size
         self._bounds = self._make_bounds()
         if self._bounds is not None:
             source = BoundedSource(source, self._bounds)
-        self.inflating = _Inflating(source, self._witness)
+        self.table = b""
+        """The table of contents that is inside the archive, if there is one."""
+        self.inflating = _Inflating(source, self._passing)
 
     def _make_bounds(self) -> Bounds | None:
         return Bounds(self._limits, self._size, self._where) if self._limits is not None else None
@@ -182,14 +195,16 @@ class _Unpacking:
     def feed(self, buffers: Iterator[Filled]) -> int:
         """Give the sink all entries; return how many."""
         entries = 0
-        add, bounds = self._add, self._bounds
-        for entry, content in TarReader(Blocks(buffers), self._where):
+        add, bounds = self._sink.add, self._bounds
+        reader = TarReader(Blocks(buffers), self._where, keep=MAX_TABLE if self._witness is not None else 0)
+        for entry, content in reader if self._passing is None else self._passing.entries(reader):
             if bounds is not None:
                 bounds.count(entry)
             add(entry, content)
             entries += 1
         for _ in buffers:
             pass
+        self.table = reader.table
         return entries
 
     def check(self, table: Iterable[Entry]) -> None:
@@ -255,13 +270,13 @@ class _Blob:
 class _Inflating:
     """Fills buffers from a source in one thread and hashes them in another, some ahead of their reader.
 
-    The second thread also does the work of a witness.
+    The second thread also works off what was noted of entries that passed by.
     """
 
-    def __init__(self, source: ByteSource, witness: Witness | None) -> None:
+    def __init__(self, source: ByteSource, passing: Passing | None) -> None:
         self.size = 0
         self._source = source
-        self._witness = witness
+        self._passing = passing
         self._hash = hashlib.sha256()
         self._stopped = False
         self._inflater = Workers(1, "inflate")
@@ -300,8 +315,8 @@ class _Inflating:
                 break
             hashed = self._hasher.submit(self._hash.update, memoryview(buffer)[:size])
             yield buffer, size
-            if self._witness is not None:
-                hashed = self._hasher.submit(self._witness.work, self._witness.noted())
+            if self._passing is not None:
+                hashed = self._hasher.submit(self._passing.work, self._passing.noted())
             used.append((buffer, hashed))
             if len(used) == KEPT:
                 buffer, hashed = used.popleft()

@@ -8,9 +8,11 @@ request and a hundredth of the blob, and is only asked if the store has contents
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from itertools import chain
 
+from shipway import oci
 from shipway.errors import Corrupt
 from shipway.layers.archive import (
     Member,
@@ -20,18 +22,23 @@ from shipway.layers.archive import (
     own_members,
     split_location,
     split_members,
+    with_tails,
 )
 from shipway.layers.bounds import Bounds
-from shipway.layers.toc import decode_chunk, toc_location
+from shipway.layers.contents import ChunkReader, Contents
+from shipway.layers.estargz import Stargz, archive_end
+from shipway.layers.estargz_table import BEGIN
+from shipway.layers.formats import contents_of
+from shipway.layers.toc import TocLocation
 from shipway.local.contents import has_contents
 from shipway.local.kept import Pack
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job, run_ahead
-from shipway.transfer.chunked import Stream, read_table
+from shipway.transfer.chunked import ReadTable, Stream, keep, read_table
 from shipway.transfer.ranges import PART, REQUEST_COST, runs, span
-from shipway.transfer.supply import Supply, supply
+from shipway.transfer.supply import supply
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 LEAST = 2 * REQUEST_COST
@@ -50,29 +57,63 @@ class Assembly:
         store: Store,
         remote: BlobSource,
         descriptor: Descriptor,
-        entries: Sequence[Entry],
-        found: Supply,
+        contents: Contents,
+        *,
+        read: ReadTable,
+        stack: ExitStack,
     ) -> None:
-        """Plan what to fetch; nothing is fetched yet."""
-        self.entries = entries
-        self.tables = 0
+        """Plan what to fetch; nothing is fetched yet. What is taken from the store is held until `stack` is closed."""
+        self.entries: Sequence[Entry] = list(read.entries)
+        self.tables = read.fetched
         """Bytes of tables that were fetched."""
         self.here = 0
         """Bytes of content that were taken from the store so far."""
-        self.members: Iterator[Member] = iter(())
         self._store = store
         self._remote = remote
         self._descriptor = descriptor
+        self._contents = contents
+        self._table = read.data
         self._where = f"{remote.name}@{descriptor.digest}"
-        self.supply = found
-        self._ranges = runs(
-            chunk for entry in entries for chunk in entry.chunks if not chunk.zeros and not found.has(chunk, entry)
-        )
+        self.supply = stack.enter_context(supply(store, self.entries))
+        self._files: Sequence[Entry] = self.entries
+        self._tails: dict[Chunk, int] = {}
+        """Chunks that are fetched for what follows them, and up to where that goes; see `with_tails`."""
+        if isinstance(contents, Stargz) and not makes_own_headers(descriptor):
+            self._files, self._tails = with_tails(self.entries, descriptor.size - len(read.data), self._where)
+        places = {chunk: self._place(chunk) for chunk in self._tails}
+        found = store.kept.find(places.values())
+        self._pieces = {chunk: found[place] for chunk, place in places.items() if place in found}
+        self._members: Iterator[Member] = iter(())
+        chunks = ((entry, chunk) for entry in self._files for chunk in entry.chunks if not chunk.zeros)
+        self._ranges = runs(chunk for entry, chunk in chunks if not self._has(chunk, entry))
 
     @property
     def total(self) -> int:
         """The bytes that are to be fetched by ranges."""
         return sum(span(chunks).length for chunks in self._ranges)
+
+    def prepare(self) -> None:
+        """Find out what the archive consists of, for which a tar-split may have to be fetched.
+
+        Raises what the remote raises, and `Corrupt` and its kinds for tables that make no sense.
+        """
+        self._members = self._list()
+
+    def _list(self) -> Iterator[Member]:
+        own = makes_own_headers(self._descriptor)
+        if isinstance(self._contents, Stargz):
+            end = archive_end(self._table, self._where)
+            if own:
+                return own_members(self.entries, BEGIN, end)
+            return chain(((b"", file) for file in self._files), [(end, None)])
+        split = split_location(self._descriptor)
+        if own or split is None or not isinstance(self._contents, TocLocation):
+            return own_members(self.entries)
+        with self._remote.read_blob(self._descriptor, split.offset, split.length) as pieces:
+            data = b"".join(pieces)
+            check_split(data, self._table, self._contents, self._where)
+        self.tables += len(data)
+        return split_members(data, split, self.entries, self._where)
 
     def archive(self, stack: ExitStack, came: Callable[[int], None]) -> Iterator[Buffer]:
         """Return the archive's bytes; `came` hears of bytes that were fetched, from several threads.
@@ -82,21 +123,22 @@ class Assembly:
         self.pack = stack.enter_context(self._store.kept.writing())
         jobs: list[Job[tuple[Chunk, bytes]]] = [partial(self._read, chunks, came) for chunks in self._ranges]
         fetched = stack.enter_context(closing(run_ahead(jobs, _weigh, workers=WORKERS, budget=PART)))
-        return archive(self.members, partial(self._contents, fetched, came))
+        return archive(self._members, partial(self._content, fetched, came))
 
     pack: Pack
 
-    def _contents(
+    def _content(
         self, fetched: Iterator[tuple[Chunk, bytes]], came: Callable[[int], None], entry: Entry
     ) -> Iterator[Buffer]:
         for chunk in entry.chunks:
             if chunk.zeros:
                 for done in range(0, chunk.size, len(_ZEROS)):
                     yield _ZEROS[: chunk.size - done]
-            elif self.supply.has(chunk, entry):
-                content = self.supply.content(chunk, entry)
+            elif self._has(chunk, entry):
+                content = self._take(chunk, entry)
                 if content is None:  # damaged, or gone
-                    yield self._fetch(chunk, came)
+                    for _, content in self._read([chunk], came):
+                        yield content
                 else:
                     self.here += len(content)
                     yield content
@@ -105,26 +147,43 @@ class Assembly:
                 if next_chunk is not chunk:
                     raise Corrupt("its tables have different orders", where=self._where)
                 yield content
+            if chunk in self._tails and self.supply.may_have(entry):
+                self.supply.content(chunk, entry)  # a file is cloned only if all of it was checked
+
+    def _has(self, chunk: Chunk, entry: Entry) -> bool:
+        """Whether a chunk is likely to be here, with what follows it if that is needed."""
+        return chunk in self._pieces if chunk in self._tails else self.supply.has(chunk, entry)
+
+    def _take(self, chunk: Chunk, entry: Entry) -> bytes | None:
+        if chunk not in self._tails:
+            return self.supply.content(chunk, entry)
+        data = self._store.kept.read(self._pieces[chunk])
+        with suppress(Corrupt):
+            return self._decode(ChunkReader(self._contents), chunk, lambda _offset, _length: data)
+        return None
 
     def _read(self, chunks: Sequence[Chunk], came: Callable[[int], None]) -> Generator[tuple[Chunk, bytes], None, None]:
         """Fetch one range and yield the chunks in it."""
         wanted = span(chunks)
         with self._remote.read_blob(self._descriptor, wanted.start, wanted.length) as pieces:
-            stream = Stream(iter(pieces), wanted.start, self._where)
+            reader, stream = ChunkReader(self._contents), Stream(iter(pieces), wanted.start, self._where)
             at = wanted.start
             for chunk in chunks:
-                data = stream.take(chunk.offset, chunk.length)
-                content = decode_chunk(data, chunk, self._where)
-                self.pack.add(chunk.digest, data)
+                content = self._decode(reader, chunk, stream.take)
+                if chunk in self._tails:
+                    self.pack.add(self._place(chunk), reader.data)
+                else:
+                    keep(self.pack, self._contents, chunk, reader.data, content)
                 came(chunk.offset + chunk.length - at)
                 at = chunk.offset + chunk.length
                 yield chunk, content
 
-    def _fetch(self, chunk: Chunk, came: Callable[[int], None]) -> bytes:
-        with self._remote.read_blob(self._descriptor, chunk.offset, chunk.length) as pieces:
-            data = b"".join(pieces)
-            came(len(data))
-            return decode_chunk(data, chunk, self._where)
+    def _decode(self, reader: ChunkReader, chunk: Chunk, take: Callable[[int, int], Buffer]) -> bytes:
+        return reader.content(chunk, take, self._where, self._tails.get(chunk, 0))
+
+    def _place(self, chunk: Chunk) -> str:
+        """Return a digest for what is at a chunk's place in the blob, whatever it is: nobody promised that."""
+        return oci.sha256(f"{self._descriptor.digest} {chunk.offset} {chunk.length}".encode())
 
 
 def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stack: ExitStack) -> Assembly | None:
@@ -132,29 +191,19 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
 
     Raises what the remote raises, and `Corrupt` and its kinds for tables that make no sense.
     """
-    location = toc_location(descriptor)
-    split = split_location(descriptor)
-    if descriptor.size < LEAST or location is None or not (makes_own_headers(descriptor) or split):
+    contents = contents_of(descriptor)
+    if descriptor.size < LEAST or contents is None:
         return None
-    if not has_contents(store) and not store.kept.get(location.digest):
+    if isinstance(contents, TocLocation) and not (makes_own_headers(descriptor) or split_location(descriptor)):
         return None
-    where = f"{remote.name}@{descriptor.digest}"
-    listing, table, fetched = read_table(remote, descriptor, location, store.kept)
-    Bounds(store.limits, descriptor.size, where).count_table(listing)
-    entries = list(listing)
-    found = stack.enter_context(supply(store, entries))
-    assembly = Assembly(store, remote, descriptor, entries, found)
-    assembly.tables = fetched
+    if not has_contents(store) and not store.kept.get(contents.digest):
+        return None
+    read = read_table(remote, descriptor, contents, store.kept)
+    Bounds(store.limits, descriptor.size, f"{remote.name}@{descriptor.digest}").count_table(read.entries)
+    assembly = Assembly(store, remote, descriptor, contents, read=read, stack=stack)
     if assembly.total * SHARE > descriptor.size:
         return None
-    if makes_own_headers(descriptor):
-        assembly.members = own_members(entries)
-    elif split is not None:
-        with remote.read_blob(descriptor, split.offset, split.length) as pieces:
-            data = b"".join(pieces)
-            check_split(data, table, location, where)
-        assembly.tables += len(data)
-        assembly.members = split_members(data, split, entries, where)
+    assembly.prepare()
     return assembly
 
 

@@ -236,14 +236,20 @@ class ChunkedLayer:
 
     def _decode(self, chunk: Chunk, path: str, reader: ChunkReader, stream: Stream, pack: Pack | None) -> bytes:
         content = reader.content(chunk, stream.take, f"{self._where}, {path!r}")
-        if pack is not None and chunk.digest:
-            is_zstd = isinstance(self._contents, TocLocation)
-            pack.add(chunk.digest, reader.data if is_zstd else zstandard.ZstdCompressor(level=1).compress(content))
+        if pack is not None:
+            keep(pack, self._contents, chunk, reader.data, content)
         return content
 
     def _check(self, digest: str, entry: Entry) -> None:
         if entry.digest:
             oci.check_match(digest, entry.digest, f"{self._where}, {entry.path!r}")
+
+
+def keep(pack: Pack, contents: Contents, chunk: Chunk, data: Buffer, content: bytes) -> None:
+    """Keep a chunk, whose `content` came compressed as `data`; what is kept is zstd, whatever that was."""
+    if chunk.digest:
+        is_zstd = isinstance(contents, TocLocation)
+        pack.add(chunk.digest, data if is_zstd else zstandard.ZstdCompressor(level=1).compress(content))
 
 
 class ReadTable(NamedTuple):

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from shipway import oci
 from shipway.errors import Corrupt, NotFound, SizeMismatch
 from shipway.layers.bounds import Bounds
+from shipway.layers.digests import ContentDigests, zeros
 from shipway.layers.index import IndexBuilder
 from shipway.layers.read import LayerReader
 from shipway.limits import Limits
@@ -35,12 +36,7 @@ from shipway.trees.checksum import header
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 from shipway.trees.writer import typed
 
-_ZEROS = bytes(1 << 20)
 _HOLE = -1
-_HOLES = "holes"
-_FILLED = 4 << 30
-"""Bytes of holes of a layer that are hashed as zeros. It may claim any; beyond, files with holes are told apart by
-where these are, and there is no index."""
 Segments = list[tuple[int, int]]
 """Where a content is: places and lengths in the spool, or a hole's length."""
 
@@ -136,10 +132,9 @@ class PlainLayer:
                     if entry.is_file and entry.size:
                         keep = capture if wanted(entry.path) else None
                         entry = digests.known(entry, content, keep)  # noqa: PLW2901  now known
-                        builder = builder if digests.whole else None
                     seen.append(entry)
                     if builder is not None:
-                        builder.add(entry, reader.stored(entry))
+                        builder.add(entry, entry.digest, reader.stored(entry))
                     if not has_enough and enough(entry):
                         if not self._is_worth_reading_on(builder, blob.size):
                             blob.leave()
@@ -158,7 +153,7 @@ class PlainLayer:
 
     def _is_worth_reading_on(self, builder: IndexBuilder | None, done: int) -> bool:
         """Whether an index is worth reading on; if not, take notice of what was spent without one."""
-        if builder is None or self._indexes is None:
+        if builder is None or not builder.listening or self._indexes is None:
             return False
         if self._indexes.spent(self.descriptor) + done >= self.descriptor.size - done:
             return True
@@ -221,11 +216,9 @@ class _Digests:
     """Works out what tells contents apart, and the records of files if they are wanted."""
 
     def __init__(self, *, with_records: bool) -> None:
-        self.whole = True
-        """Whether every digest so far is the sha256 of a content."""
         self._with_records = with_records
         self._records: dict[str, str] = {}
-        self._room = _FILLED
+        self._digests = ContentDigests()
 
     @property
     def records(self) -> dict[str, str]:
@@ -234,56 +227,24 @@ class _Digests:
 
     def known(self, entry: Entry, content: Content, capture: Capture | None) -> Entry:
         """Return an entry with its digest, once its content has passed by, to be captured if that is wanted."""
+        assert not isinstance(content, OpenFile)
+        pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
+        segments: Segments = []
         record = hashlib.sha256(header(entry)) if self._with_records else None
-        digest, holes = _digest(entry.path, content, capture, record, fill=entry.size <= self._room)
-        if digest.startswith(_HOLES):
-            self.whole = False
-        else:
-            self._room -= holes
+        self._digests.begin(entry.size)
+        for piece in pieces:
+            if capture is not None:
+                segments.append(capture.take(entry.path, piece))
+            self._digests.update(piece)
+            if record is not None:
+                for data in zeros(piece) if isinstance(piece, int) else (piece,):
+                    record.update(data)
+        digest = self._digests.end()
+        if capture is not None:
+            capture.keep(digest, segments)
         if record is not None:
             self._records[entry.path] = "" if entry.path in self._records else f"sha256:{record.hexdigest()}"
         return replace(entry, digest=digest)
-
-
-def _digest(
-    path: str, content: Content, capture: Capture | None, record: hashlib._Hash | None, *, fill: bool
-) -> tuple[str, int]:
-    """Return what tells a content from others, and how many bytes of it are holes.
-
-    That is its sha256; but not if it has holes and these are not to be `fill`ed with zeros for that. The content is
-    captured on the way, and taken into a record, if that is wanted.
-    """
-    assert not isinstance(content, OpenFile)
-    pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
-    segments: Segments = []
-    digest, layout = hashlib.sha256(), hashlib.sha256()
-    position = holes = 0
-    for piece in pieces:
-        if capture is not None:
-            segments.append(capture.take(path, piece))
-        size = piece if isinstance(piece, int) else len(piece)
-        if isinstance(piece, int):
-            layout.update(b"%d+%d " % (position, size))
-            holes += size
-        if fill or not isinstance(piece, int):
-            for data in _zeros(piece) if isinstance(piece, int) else (piece,):
-                digest.update(data)
-        if record is not None:
-            for data in _zeros(piece) if isinstance(piece, int) else (piece,):
-                record.update(data)
-        position += size
-    found = f"sha256:{digest.hexdigest()}"
-    if holes and not fill:
-        layout.update(digest.digest())
-        found = f"{_HOLES}:{layout.hexdigest()}"
-    if capture is not None:
-        capture.keep(found, segments)
-    return found, holes
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    for done in range(0, count, len(_ZEROS)):
-        yield _ZEROS[: count - done]
 
 
 class _Checked:

@@ -292,16 +292,22 @@ def _fetch_into(one: _Pull, remote: BlobSource, ingest: Ingest, came: _Counter) 
 
 
 def _unpack(one: _Pull, pieces: Iterator[Buffer], ingest: Ingest | None) -> Record:
-    """Return the record of a layer whose blob is `pieces`, which is in `ingest` then, or in the store already."""
-    store = one.task.store
+    """Return the record of a layer whose blob is `pieces`, which is in `ingest` then, or in the store already.
+
+    Of a blob that is fetched an index is made: once it is gone from here, reading it there takes ranges.
+    """
+    store, layer = one.task.store, one.descriptor
+    index = ingest is not None and store.indexes.load(layer) is None
     with _writing(one) as (key, sink):
-        unpack(pieces, one.descriptor, one.diff_id, sink, limits=store.limits, where=one.descriptor.digest)
+        unpacked = unpack(pieces, layer, one.diff_id, sink, limits=store.limits, index=index, where=layer.digest)
         below = one.below.wait() if one.below is not None else None
         sink.finish()
         if ingest is not None:
-            store.blobs.keep(ingest, one.descriptor, one.diff_id)
+            store.blobs.keep(ingest, layer, one.diff_id)
         else:
-            store.blobs.describe(one.descriptor, one.diff_id)
+            store.blobs.describe(layer, one.diff_id)
+        if unpacked.index is not None:
+            store.indexes.save(layer, unpacked.index)
         return _add(one, key, below)
 
 

@@ -71,5 +71,7 @@ def span(chunks: Sequence[Chunk]) -> Range:
 
 
 def _fits(chunks: Sequence[Chunk], chunk: Chunk) -> bool:
+    if (chunk.offset, chunk.length) == (chunks[-1].offset, chunks[-1].length):  # compressed together
+        return True
     before = span(chunks)
     return 0 <= chunk.offset - before.end <= REQUEST_COST and chunk.offset + chunk.length - before.start <= PART

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from shipway.layers.contents import Contents
 from shipway.layers.formats import contents_of
 from shipway.layers.index import Index
 from shipway.limits import Limits
@@ -147,7 +148,7 @@ class RemoteTree:
 
     def _open_layer(self, descriptor: Descriptor) -> Layer:
         indexes = self._store.indexes if self._store is not None else None
-        contents = contents_of(descriptor)
+        contents: Contents | None = contents_of(descriptor)
         if contents is None and indexes is not None:
             contents = indexes.load(descriptor)
         if contents is None:
