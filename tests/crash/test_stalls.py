@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from support.buckets import BUCKET, s3_environment, s3_server
 from support.faulty_proxy import BLOBS, Fault, FaultyProxy, faulty_proxy
 from support.registry import registry
 from support.trees import describe
@@ -170,3 +171,20 @@ def test_a_pull_that_is_killed_again_and_again_goes_on_each_time(
                 assert describe(here) == describe(there)
         assert cache.verify() == []
         assert list((cache.root / "kept").glob("partial-*")) == []
+
+
+@pytest.mark.slow
+def test_an_interrupted_pull_ends_while_a_bucket_stalls(
+    made: LocalImmutableRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_environment().items():
+        monkeypatch.setenv(name, value)
+    with s3_server() as server, faulty_proxy(server.url.removeprefix("http://")) as proxy:
+        made.push(f"s3://{BUCKET}/stalls?endpoint_url={server.url}#x")
+        proxy.set(Fault("stall", "/blobs/", "GET", at=AT, times=inf))
+        with running(tmp_path / "mine", "pull", f"s3://{BUCKET}/stalls?endpoint_url=http://{proxy.host}#x") as process:
+            until(lambda: proxy.stalled and kept(tmp_path / "mine"), process)
+            stop(process, signal.SIGINT)
+    with Cache.open(tmp_path / "mine", driver="native") as cache:
+        assert cache.verify() == []
+    assert kept(tmp_path / "mine") > 0

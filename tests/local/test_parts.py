@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shipway.errors import Unavailable
 from shipway.local import parts as module
 from shipway.local.partial import Partial
 from shipway.local.parts import Parts
@@ -116,3 +117,9 @@ def test_nothing_is_left_where_nothing_came(tmp_path: Path) -> None:
         parts.scatter()
         parts.leave()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_size_beyond_what_a_file_can_hold_is_refused(partial: Partial) -> None:
+    for size in (1 << 62, (1 << 63) - 1, 1 << 70):
+        with pytest.raises(Unavailable, match="cannot be written"):
+            Parts(partial, size).scatter()

@@ -261,6 +261,8 @@ def disk_errors(where: Path | str | None) -> Iterator[None]:
                 "no space left on the disk", where=str(where), todo="free some, or `shipway prune`"
             ) from error
         raise Unavailable(f"cannot be written: {error.strerror}", where=str(where)) from error
+    except OverflowError as error:
+        raise Unavailable("cannot be written: beyond what a file can hold", where=str(where)) from error
 
 
 def _descriptor(media_type: str, digest: str, size: int, annotations: str) -> Descriptor:
