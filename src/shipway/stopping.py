@@ -67,11 +67,6 @@ class Workers(ThreadPoolExecutor):
             self._parent.add(self._mine.stop)
         super().__init__(count, name, initializer=_work.set, initargs=(self._mine,))
 
-    @property
-    def stopped(self) -> bool:
-        """Whether they were told to stop."""
-        return self._mine.stopped.is_set()
-
     def stop(self) -> None:
         """Let all that they wait for raise `Stopped`, and what they would wait for from now on."""
         self._mine.stop()
