@@ -37,7 +37,7 @@ ROOMS = [
     {"values"},
     {"explanations"},
     {"progress"},
-    {"quantities", "limits"},
+    {"quantities", "limits", "stopping"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -217,7 +217,7 @@ def test_help_and_version_need_no_store(shipway: Program) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = ("aiohttp", "urllib3", "zstandard", "isal", "sqlite3", "stamina", "rich.progress", "shipway.cache")
+    heavy = ("aiohttp", "urllib3", "zstandard", "isal", "sqlite3", "tenacity", "rich.progress", "shipway.cache")
     script = (
         "import sys; from shipway.cli.app import main; main(['--help']); "
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"

@@ -128,7 +128,7 @@ def test_freeing_removes_partials_first_but_none_that_is_in_use(kept: Kept) -> N
         assert kept.find(made)
         assert len(list(kept.directory.glob("partial-*"))) == 1
     with taken(kept, b"one") as again:
-        assert again.came == 5000
+        assert again.size() == 5000
     assert kept.free() > 10_000
     assert os.listdir(kept.directory) == []
 

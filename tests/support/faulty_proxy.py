@@ -22,7 +22,7 @@ from typing import Literal
 from support.certificates import Certificate
 
 Kind = Literal[
-    "cut", "reset", "stall", "corrupt", "shorten", "lengthen", "delay", "status", "refuse ranges", "cut request"
+    "cut", "reset", "stall", "corrupt", "shorten", "lengthen", "slow", "delay", "status", "refuse ranges", "cut request"
 ]
 _PIECE = 1 << 16
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
@@ -35,10 +35,10 @@ class Fault:
     """What to do to requests whose method and path are like the patterns, the first `times` of them.
 
     The kinds: `cut` the answer's body after `at` bytes, or `reset` the connection there; `stall` there; `corrupt` the
-    byte there; promise `shorten`ed or `lengthen`ed bodies; `delay` every second answer, so that those of
-    concurrent requests come out of order; answer with `status`, and `retry_after` if there is one;
-    `refuse ranges`, that is answer them with everything; `cut request` closes the connection in the middle of
-    the request's body.
+    byte there; promise `shorten`ed or `lengthen`ed bodies; `slow` bodies down to 13 MB a second;
+    `delay` every second answer, so that those of concurrent requests come out of order; answer with `status`, and
+    `retry_after` if there is one; `refuse ranges`, that is answer them with everything; `cut request` closes the
+    connection in the middle of the request's body.
     """
 
     kind: Kind
@@ -76,6 +76,8 @@ class FaultyProxy:
     faults: list[Fault] = field(default_factory=list)
     struck: int = 0
     """How many requests met a fault."""
+    stalled: int = 0
+    """How many answers have come to where they stall."""
     _passed: list[Passed] = field(default_factory=list)
     _underway: int = 0
     _lock: threading.Condition = field(default_factory=threading.Condition)
@@ -84,7 +86,7 @@ class FaultyProxy:
         """Replace all faults, and forget what went through."""
         with self._lock:
             self._settle()
-            self.faults, self._passed, self.struck = list(faults), [], 0
+            self.faults, self._passed, self.struck, self.stalled = list(faults), [], 0, 0
 
     @contextmanager
     def handling(self) -> Iterator[None]:
@@ -220,12 +222,15 @@ class _Handler(BaseHTTPRequestHandler):
                 yield piece[: fault.at - position]
                 if fault.kind == "stall":
                     self.wfile.flush()
+                    self.proxy.stalled += 1
                     self.rfile.read(1)  # until the client has had enough
                 return
             if fault is not None and fault.kind == "corrupt" and position <= fault.at < position + len(piece):
                 changed = bytearray(piece)
                 changed[fault.at - position] ^= 0x55
                 piece = bytes(changed)
+            if fault is not None and fault.kind == "slow":
+                time.sleep(_PIECE / 13e6)
             yield piece
             position += len(piece)
 

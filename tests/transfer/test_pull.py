@@ -23,10 +23,12 @@ from shipway.layers import chunked
 from shipway.layers.compression import Compression, decompressed
 from shipway.layers.repack import repack
 from shipway.layers.toc import toc_location
+from shipway.local import parts
 from shipway.local.rows import Record
 from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.transfer import fetch
+from shipway.transfer import pull as pull_module
 from shipway.transfer.pull import pull
 
 __all__ = ["cache", "open_cache"]
@@ -384,14 +386,84 @@ def test_a_wrong_blob_is_not_gone_on_with(cache: Cache, remote: FileRemote, tree
     assert (moved.resumed, moved.whole) == (0, layer.size)
 
 
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART", 1 << 20)
+    monkeypatch.setattr(fetch, "LARGE", 4 << 20)
+
+
 def test_a_large_layer_comes_over_several_connections(
     cache: Cache, remote: FileRemote, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "PART", 1 << 20)
-    monkeypatch.setattr(fetch, "LARGE", 4 << 20)
+    small_parts(monkeypatch)
     layer = put_layer(remote, None, tree)
     record, moved = pulled(cache, remote, layer)
     assert moved.whole == layer.size == received(remote)
     assert len(remote.requests) == -(-layer.size // (1 << 20))
     assert shown(cache, record) == describe(tree)
     assert oci.sha256(cache.store.blobs.path(layer.digest).read_bytes()) == layer.digest
+
+
+def break_off(cache: Cache, remote: FileRemote, layer: Descriptor) -> Path:
+    """Pull a layer a little way, and return the file that has what came of it."""
+    with pytest.raises(Stop):
+        pulled(cache, remote, layer, progress=stop_after(3_000_000))
+    (partial,) = cache.store.kept.directory.glob("partial-*")
+    assert cache.verify() == []
+    return partial
+
+
+def test_what_came_of_parts_does_not_come_again(
+    cache: Cache, remote: FileRemote, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    layer = put_layer(remote, None, tree)
+    break_off(cache, remote, layer)
+    ahead = received(remote)
+    assert ahead > 5_000_000  # more than its reader has taken
+    record, moved = pulled(cache, remote, layer)
+    assert moved.resumed == ahead
+    assert moved.resumed + moved.whole == layer.size == received(remote)
+    assert shown(cache, record) == describe(tree)
+    assert oci.sha256(cache.store.blobs.path(layer.digest).read_bytes()) == layer.digest
+
+
+@pytest.mark.parametrize("at", [100, 4_500_000])
+def test_a_damaged_part_is_thrown_away_with_all_others(
+    cache: Cache, remote: FileRemote, tree: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    small_parts(monkeypatch)
+    layer = put_layer(remote, None, tree)
+    partial = break_off(cache, remote, layer)
+    with partial.open("rb+") as file:
+        file.seek(at)
+        file.write(bytes(1000))
+    record, moved = pulled(cache, remote, layer)
+    assert (moved.resumed, moved.whole) == (0, layer.size)
+    assert shown(cache, record) == describe(tree)
+
+
+def test_parts_that_came_serve_a_pull_over_one_connection(
+    cache: Cache, remote: FileRemote, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    layer = put_layer(remote, None, tree)
+    break_off(cache, remote, layer)
+    monkeypatch.setattr(pull_module, "PARALLEL", 1)
+    record, moved = pulled(cache, remote, layer)
+    assert moved.resumed > 5_000_000
+    assert received(remote) == layer.size
+    assert shown(cache, record) == describe(tree)
+
+
+def test_a_beginning_is_gone_on_with_over_several_connections(
+    cache: Cache, remote: FileRemote, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = put_layer(remote, None, tree)
+    break_off(cache, remote, layer)
+    small_parts(monkeypatch)
+    remote.requests.clear()
+    record, moved = pulled(cache, remote, layer)
+    assert moved.resumed + moved.whole == layer.size
+    assert moved.resumed > 2_000_000
+    assert len(remote.requests) > 4
+    assert shown(cache, record) == describe(tree)

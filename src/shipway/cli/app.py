@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 import sys
@@ -107,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     signal.signal(signal.SIGTERM, _terminate)
-    logging.getLogger("stamina").addHandler(logging.NullHandler())  # retries that come to nothing end in an error
     try:
         app.meta(arguments, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -25,6 +25,7 @@ from shipway.layers.tar import TarReader
 from shipway.limits import Limits
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
+from shipway.stopping import Workers
 from shipway.trees.copying import Adding
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
 from shipway.trees.listing import listing
@@ -278,13 +279,15 @@ class _Inflating:
         self._passing = passing
         self._hash = hashlib.sha256()
         self._stopped = False
-        self._inflater = ThreadPoolExecutor(1, "inflate")
+        self._inflater = Workers(1, "inflate")
         self._hasher = ThreadPoolExecutor(1, "hash")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._inflater.stop()
         self.stop()
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Self
 
 import msgspec
 
@@ -165,12 +165,15 @@ class Ingest:
     came = 0
     """Bytes that were there from the beginning."""
 
-    def __init__(self, path: Path, mode: Literal["xb+", "ab+"] = "xb+") -> None:
-        """Will be written at `path`, which is opened with `mode`."""
+    def __init__(self, path: Path, *, new: bool = True) -> None:
+        """Will be written at `path`, which must not be there if it is to be `new`."""
         self._path: Path | None = path
         self._hash = hashlib.sha256()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if new else 0)
         with disk_errors(path):
-            self.file: BinaryIO = open(path, mode, buffering=0)  # noqa: SIM115  closed in __exit__
+            self.file: BinaryIO = open(  # noqa: SIM115  closed in __exit__
+                path, "rb+", buffering=0, opener=lambda path, _: os.open(path, flags, 0o666)
+            )
 
     def write(self, data: bytes | memoryview) -> None:
         """Append and hash `data`; `NoSpace` if the disk is full."""
@@ -184,6 +187,20 @@ class Ingest:
             while view:
                 view = view[self.file.write(view) :]
 
+    def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write `data`, which the caller hashes, at its place, from any thread; `NoSpace` if the disk is full."""
+        with disk_errors(self._path):
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(self.file.fileno(), view, offset)
+                view, offset = view[written:], offset + written
+
+    def cut(self, length: int) -> None:
+        """Throw away all but the first `length` bytes, and append to these from now on."""
+        with disk_errors(self._path):
+            self.file.truncate(length)
+            self.file.seek(length)
+
     @property
     def kept(self) -> bool:
         """Whether its file is a blob of the store now, and to be left alone."""
@@ -195,13 +212,12 @@ class Ingest:
         return "sha256:" + self._hash.hexdigest()
 
     def size(self) -> int:
-        """Return the bytes written so far."""
+        """Return how long the file is."""
         return os.fstat(self.file.fileno()).st_size
 
     def begin_again(self) -> None:
         """Throw away what came so far."""
-        self.file.seek(0)
-        self.file.truncate()
+        self.cut(0)
         self._hash = hashlib.sha256()
         self.came = 0
 
@@ -245,6 +261,8 @@ def disk_errors(where: Path | str | None) -> Iterator[None]:
                 "no space left on the disk", where=str(where), todo="free some, or `shipway prune`"
             ) from error
         raise Unavailable(f"cannot be written: {error.strerror}", where=str(where)) from error
+    except OverflowError as error:
+        raise Unavailable("cannot be written: beyond what a file can hold", where=str(where)) from error
 
 
 def _descriptor(media_type: str, digest: str, size: int, annotations: str) -> Descriptor:

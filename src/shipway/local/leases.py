@@ -14,6 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shipway import stopping
+
+_POLL = 0.01
+"""Seconds between two looks at a lock that somebody else has."""
+
 
 class Leases:
     """This process's instance, and the locks of a store."""
@@ -109,7 +114,7 @@ def _lock(path: Path, how: int) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, how)
+            _flock(fd, how)
             # Whoever had it before may have removed the file while we waited; then we hold a lock nobody sees.
             if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
@@ -119,3 +124,14 @@ def _lock(path: Path, how: int) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _flock(fd: int, how: int) -> None:
+    """Take a lock, waiting for it; not in the kernel, where a thread could not be told to stop."""
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stopping.sleep(_POLL)
+        else:
+            return

@@ -1,7 +1,7 @@
 """Blobs that were not fetched to their end: whoever wants one next goes on where it broke off.
 
-A partial has its blob's bytes from the beginning, in order, nothing verified: all of it is hashed again
-together with what is still to come. Whoever works on it holds a lock on the file.
+A partial has its blob's bytes from the beginning, or parts of it (`shipway.local.parts`), nothing verified: all of it
+is hashed again together with what is still to come. Whoever works on it holds a lock on the file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,6 @@ from shipway.local.blobs import Ingest
 KEEP_SECONDS = 7 * 86400.0
 """How long a partial waits for somebody to go on with it."""
 _NAME = "partial-"
-_PIECE = 1 << 20
 
 
 class Partial(Ingest):
@@ -28,11 +26,10 @@ class Partial(Ingest):
     @classmethod
     def take(cls, path: Path) -> Partial | None:
         """Return the partial at `path`, begun now if there is none; None while somebody else has it."""
-        partial = cls(path, "ab+")
+        partial = cls(path, new=False)
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(partial.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(partial.file.fileno()), os.stat(path)):
-                partial.came = partial.size()
                 return partial
         partial.file.close()
         return None
@@ -66,14 +63,3 @@ class Partial(Ingest):
             self._path.unlink(missing_ok=True)
         self._path = None
         self.file.close()
-
-
-def beginning(ingest: Ingest) -> Iterator[bytes]:
-    """Yield what came of a blob before."""
-    at = 0
-    while at < ingest.came:
-        piece = os.pread(ingest.file.fileno(), min(_PIECE, ingest.came - at), at)
-        if not piece:
-            return
-        at += len(piece)
-        yield piece

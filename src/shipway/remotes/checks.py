@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO
 
 from shipway import oci
 from shipway.errors import Corrupt, Invalid, NotFound, Truncated, Unavailable
 from shipway.oci import Descriptor, Document
+from shipway.stopping import Workers
 
 PIECE = 1 << 20
 """Most bytes in one piece of a stream."""
@@ -77,7 +77,7 @@ def check_references(
     questions += [(has_manifest, child) for child in _distinct(document.manifests)]
     for _, descriptor in questions:
         oci.check_digest(descriptor.digest, where)
-    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="shipway-ask") as pool:
+    with Workers(_PARALLEL, "shipway-ask") as pool:
         answers = list(pool.map(lambda question: question[0](question[1]), questions))
     for (_, descriptor), is_there in zip(questions, answers, strict=True):
         if not is_there:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from typing import Generic, TypeVar
+
+from shipway.stopping import Workers
 
 T = TypeVar("T")
 Job = Callable[[], Generator[T, None, None]]
@@ -102,11 +103,11 @@ def run_ahead(
 
     `weigh` gives an item's size in bytes, `budget` how many of them each job may be ahead of its reader. An
     exception of a job comes out where its items would. When the generator is left early, all jobs are
-    stopped and have ended before it returns.
+    stopped, whatever they wait for, and have ended before it returns.
     """
     waiting = iter(jobs)
     feeds: deque[_Feed[T]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="shipway-read") as pool:
+    with Workers(workers, "shipway-read") as pool:
 
         def start(job: Job[T]) -> None:
             feed: _Feed[T] = _Feed(budget)

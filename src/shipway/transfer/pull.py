@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from shipway import oci
-from shipway.errors import Corrupt, NotFound, ShipwayError, Unavailable
+from shipway.errors import Corrupt, NotFound, Unavailable
 from shipway.explanations import LayerPulled, Way
 from shipway.layers.unpack import unpack, unpack_archive
 from shipway.local.blobs import Ingest
@@ -30,15 +29,12 @@ from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource, Elsewhere, until_right
+from shipway.stopping import Stopped, Workers
 from shipway.transfer.assemble import Assembly, plan_assembly
-from shipway.transfer.fetch import arriving, fetch, open_ingest
+from shipway.transfer.fetch import fetch, open_ingest
 from shipway.trees.entry import Buffer, TreeSink
 
 PARALLEL = 4
-
-
-class Stopped(ShipwayError):
-    """A layer was not pulled because one below it could not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +129,27 @@ def _run(task: _Task, pulls: Sequence[_Pull]) -> None:
     for one in pulls:
         one.connections = max(1, PARALLEL // max(1, lacking))
 
-    def work(one: _Pull) -> None:
-        try:
-            if not task.stop.is_set():
-                one.record = _pull_layer(one)
-                one.tell(one.total)
-        except BaseException:
-            task.stop.set()
-            raise
-        finally:
-            one.done.set()
+    with Workers(PARALLEL, "shipway-pull") as pool:
 
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="shipway-pull") as pool:
-        futures = [pool.submit(work, one) for one in pulls]
+        def work(one: _Pull) -> None:
+            try:
+                if not task.stop.is_set():
+                    one.record = _pull_layer(one)
+                    one.tell(one.total)
+            except BaseException:
+                task.stop.set()
+                pool.stop()
+                raise
+            finally:
+                one.done.set()
+
         try:
+            futures = [pool.submit(work, one) for one in pulls]
             errors = [error for future in futures if (error := future.exception()) is not None]
         except BaseException:  # interrupted while waiting
             task.stop.set()
-            pool.shutdown(wait=True, cancel_futures=False)
+            pool.stop()
+            pool.shutdown()
             _let_go(task.store, pulls)
             raise
     if errors:
@@ -270,15 +269,14 @@ def _fetched(one: _Pull, remote: BlobSource) -> Record:
 
 
 def _is_whole(one: _Pull, ingest: Ingest) -> bool:
-    return not ingest.kept and ingest.size() >= one.descriptor.size
+    return not ingest.kept and ingest.size() == one.descriptor.size  # it is longer while parts of it are lacking
 
 
 def _fetch_into(one: _Pull, remote: BlobSource, ingest: Ingest, came: _Counter) -> Record | None:
     """Return the record of a layer; None if what came of it before may not be right, so that all has to come again."""
     resumed = ingest.came > 0
-    with fetch(remote, one.descriptor, ingest.came, one.connections) as stream:
+    with fetch(remote, one.descriptor, ingest, one.connections, came.add) as pieces:
         try:
-            pieces = arriving(ingest, came.counted(stream))
             if one.below is None or one.below.done.is_set() or one.task.store.driver.apart:
                 return _unpack(one, pieces, ingest)
             digest = hashlib.sha256()
@@ -360,8 +358,3 @@ class _Counter:
         with self._lock:
             self.done += size
             self._one.tell(self.done)
-
-    def counted(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        for piece in pieces:
-            self.add(len(piece))
-            yield piece

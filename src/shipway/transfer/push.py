@@ -6,7 +6,6 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import BinaryIO, cast
@@ -24,6 +23,7 @@ from shipway.references import Reference
 from shipway.refs import Pushed, Traffic
 from shipway.remotes.contract import BlobSource, Expected, Remote
 from shipway.remotes.spooled import copy_blob
+from shipway.stopping import Workers
 from shipway.transfer.images import Layer, make_image
 from shipway.transfer.reencode import Encoding, reencoded
 from shipway.transfer.sources import HereFirst, RemoteLayer
@@ -326,10 +326,12 @@ class _Sending:
 
 
 @contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
+def _pool() -> Iterator[Workers]:
     """Yield a pool whose waiting work is dropped when the block fails."""
-    pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="shipway-push")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with Workers(PARALLEL, "shipway-push") as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.stop()
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from functools import partial
@@ -27,6 +26,7 @@ from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.refs import Extracted
 from shipway.remotes.contract import BlobSource, until_right
+from shipway.stopping import Workers
 from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
@@ -139,7 +139,7 @@ class RemoteTree:
         """Return the view of all layers, which are listed for that the first time."""
         with self._lock:
             if self._view is None:
-                with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
+                with Workers(WORKERS, "shipway-list") as pool:
                     entries = list(pool.map(_list_layer, self._layers))
                 if self._settle():
                     entries = [_list_layer(layer) for layer in self._layers]
@@ -176,7 +176,7 @@ class RemoteTree:
             layers = list(self._layers)  # others may settle for indexes meanwhile
         if all(isinstance(layer, ChunkedLayer) or layer.known is not None for layer in layers):
             return self._whole()
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="shipway-list") as pool:
+        with Workers(WORKERS, "shipway-list") as pool:
             list(pool.map(_list_layer, (layer for layer in layers if isinstance(layer, ChunkedLayer))))
         found: list[Iterable[Entry]] = [()] * len(layers)
         captures: dict[int, Capture] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 import obstore
@@ -32,6 +33,7 @@ from shipway.remotes.checks import (
 )
 from shipway.remotes.contract import Expected
 from shipway.remotes.traffic import TrafficCounter
+from shipway.stopping import apart
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, PutMode
@@ -41,7 +43,7 @@ PART = 8 << 20
 _MAX_PARTS = 9_000
 _MAX_COPY = 5 << 30
 """Largest object that S3 copies in one request."""
-_READ = 256 << 10
+_READ = PIECE
 _MAX_BREAKS = 5
 _PAGE = 1000
 
@@ -201,7 +203,8 @@ class BucketRemote:
         while position < end:
             began = position
             try:
-                for piece in result.stream(min_chunk_size=_READ):
+                pieces = iter(result.stream(min_chunk_size=_READ))
+                while (piece := apart(partial(next, pieces, None))) is not None:
                     data = bytes(piece)
                     position += len(data)
                     self._traffic.add(received=len(data))
@@ -278,7 +281,7 @@ class BucketRemote:
     def _get(self, key: str, where: str, options: GetOptions | None = None) -> GetResult:
         self._traffic.add(requests=1)
         try:
-            return obstore.get(self._store, key, options=options)
+            return apart(partial(obstore.get, self._store, key, options=options))
         except (BaseError, FileNotFoundError, ValueError) as error:
             if isinstance(error, BaseError) and options and _is_outside(error):
                 raise _OutsideError(where) from None

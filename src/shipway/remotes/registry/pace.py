@@ -3,6 +3,8 @@
 A socket's own timeout is for each read, so a server that sends a byte now and then holds a reader
 forever. Here the bytes of an answer are measured against the time spent waiting for them: time
 that the reader spends elsewhere does not count, nor does waiting for the answer to begin, which has that timeout.
+
+Whatever waits here, for a connection or on one, ends when the work that it is for does (`shipway.stopping`).
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ from __future__ import annotations
 import io
 import socket
 import time
+from contextlib import ExitStack
 from http.client import HTTPResponse
 from typing import Any, BinaryIO, cast
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from shipway.stopping import Waiting, apart
 
 SLOWEST = 1024
 """Bytes a second that must come of an answer, on average over each stretch of waiting as long as the read timeout."""
@@ -26,6 +31,7 @@ class _PacedReader(io.RawIOBase):
     def __init__(self, raw: socket.SocketIO, window: float | None) -> None:
         self._raw = raw
         self._window = window
+        self._waiting = Waiting(raw.fileno())
         self._begun = False
         self._waited = 0.0
         self._came = 0
@@ -35,7 +41,8 @@ class _PacedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int | None:
         start = time.monotonic()
-        count = self._raw.readinto(buffer)
+        with self._waiting:
+            count = self._raw.readinto(buffer)
         if self._begun and count and self._window is not None:
             self._waited += time.monotonic() - start
             self._came += count
@@ -71,12 +78,27 @@ class _PacedAnswer(HTTPResponse):
 class _PacedHTTP(HTTPConnection):
     response_class = _PacedAnswer
 
+    def _new_conn(self) -> socket.socket:
+        return apart(super()._new_conn, socket.socket.close)
 
-class _PacedHTTPS(HTTPSConnection):
-    response_class = _PacedAnswer
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        with Waiting(self.sock.fileno()):
+            super().send(data)
+
+
+class _PacedHTTPS(_PacedHTTP, HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        # The TLS handshake takes the socket over before it is done: this is another handle of the same.
+        handle = self._connecting.enter_context(sock.dup())
+        self._connecting.enter_context(Waiting(handle.fileno()))
+        return sock
 
     def connect(self) -> None:
-        super().connect()
+        with ExitStack() as self._connecting:
+            super().connect()
         self.is_verified = True  # else each connection to a host that was said to be insecure warns of that
 
 

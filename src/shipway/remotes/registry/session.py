@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import stamina
+import tenacity
 
+from shipway import stopping
 from shipway.remotes.registry.auth import Authenticator, Scope
 from shipway.remotes.registry.credentials import Credentials
 from shipway.remotes.registry.errors import MAX_ERROR_BODY, Transient, refusal
@@ -91,25 +92,23 @@ class Session:
     def retrying(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, calling again, after growing pauses, while it raises `Transient`."""
         limits = self.limits
-        for attempt in stamina.retry_context(
-            on=self._pause,
-            attempts=limits.attempts,
-            timeout=None,
-            wait_initial=limits.wait,
-            wait_max=limits.longest_wait,
-            wait_jitter=limits.wait / 2,
-        ):
-            with attempt:
-                return call()
-        raise AssertionError("the last attempt returns or raises")
+        growing = tenacity.wait_exponential(limits.wait, limits.longest_wait) + tenacity.wait_random(0, limits.wait / 2)
 
-    def _pause(self, error: Exception) -> bool | float:
-        """Say whether, or after how many seconds, to try again."""
-        if not isinstance(error, Transient):
-            return False
-        if error.after is None:
-            return True
-        return error.after if error.after <= self.limits.longest_wait else False
+        def pause(state: tenacity.RetryCallState) -> float:
+            asked = _asked(state)
+            return growing(state) if asked is None else asked
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._may_pass),
+            stop=tenacity.stop_after_attempt(limits.attempts),
+            wait=pause,
+            sleep=stopping.sleep,
+            reraise=True,
+        )(call)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """Whether to try again."""
+        return isinstance(error, Transient) and (error.after is None or error.after <= self.limits.longest_wait)
 
     def _once(self, request: _Request) -> Response:
         try:
@@ -162,3 +161,9 @@ class Session:
     def close(self) -> None:
         """Let go of connections."""
         self._transport.close()
+
+
+def _asked(state: tenacity.RetryCallState) -> float | None:
+    """Return the seconds that the server asked to wait, None if it did not."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error.after if isinstance(error, Transient) else None

@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from shipway import stopping
 from shipway.errors import ShipwayError, SizeMismatch, Truncated, Unavailable
 from shipway.remotes.registry.errors import Transient
 from shipway.remotes.registry.failures import failure, innermost
@@ -105,6 +106,7 @@ class Response:
         try:
             data = self._raw.read1(size)
         except (HTTPError, OSError) as error:
+            stopping.check()
             if isinstance(innermost(error), IncompleteRead):
                 raise Truncated("the server closed the connection early", where=self.origin.host) from error
             raise failure(error, self.origin.host) from error
@@ -190,6 +192,7 @@ class Transport:
         self, method: str, url: str, origin: Origin, headers: Mapping[str, str], body: Body | None
     ) -> Response:
         payload = None if body is None else _Payload(body, self._traffic)
+        stopping.check()
         self._traffic.add(requests=1)
         pool = self._pool(origin)
         try:
@@ -203,6 +206,7 @@ class Transport:
                 decode_content=False,
             )
         except (HTTPError, OSError) as error:
+            stopping.check()
             if payload is not None and payload.failure is not None:
                 raise payload.failure from None
             raise failure(error, origin.host) from error
