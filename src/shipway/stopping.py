@@ -20,6 +20,8 @@ from typing import TypeVar
 
 from shipway.errors import ShipwayError
 
+LOOK = 0.5
+"""Seconds after which a main thread that waits for others looks up: an interrupt just before a wait does not end it."""
 T = TypeVar("T")
 End = Callable[[], None]
 

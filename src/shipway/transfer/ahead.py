@@ -9,7 +9,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Generic, TypeVar
 
-from shipway.stopping import Workers
+from shipway.stopping import LOOK, Workers
 
 T = TypeVar("T")
 Job = Callable[[], Generator[T, None, None]]
@@ -79,7 +79,7 @@ class _Feed(Generic[T]):
         while True:
             with self._changed:
                 while not self._batches and not self._ended:
-                    self._changed.wait()
+                    self._changed.wait(LOOK)
                 if not self._batches:
                     if self._error:
                         raise self._error

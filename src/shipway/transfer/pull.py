@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +30,7 @@ from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
 from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource, Elsewhere, until_right
-from shipway.stopping import Stopped, Workers
+from shipway.stopping import LOOK, Stopped, Workers
 from shipway.transfer.assemble import Assembly, plan_assembly
 from shipway.transfer.fetch import fetch, open_ingest
 from shipway.trees.entry import Buffer, TreeSink
@@ -145,6 +146,8 @@ def _run(task: _Task, pulls: Sequence[_Pull]) -> None:
 
         try:
             futures = [pool.submit(work, one) for one in pulls]
+            while wait(futures, LOOK).not_done:
+                pass
             errors = [error for future in futures if (error := future.exception()) is not None]
         except BaseException:  # interrupted while waiting
             task.stop.set()
