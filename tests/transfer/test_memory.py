@@ -16,6 +16,7 @@ import pytest
 from support.peak import measured, peak
 
 LIMIT = 200_000_000
+MANY = 130_000_000
 MIB = 1 << 20
 PIECE = random.Random(7).randbytes(64 << 10)
 
@@ -86,3 +87,24 @@ def check(tmp_path: Path, size: int) -> None:
         peaks["serve"] = peak(pid)
     sys.stdout.write(f"{ {what: f'{used / 1e6:.0f} MB' for what, used in peaks.items()} }\n")
     assert {what: used for what, used in peaks.items() if used > LIMIT} == {}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_many_small_files_are_packed_on_little_memory(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for number in range(30_000):
+        path = tree / f"{number // 100}" / f"{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = number * 7919 % (len(PIECE) - 4096)
+        path.write_bytes(str(number).encode() * 1000 + PIECE[start : start + 4096])
+    measured(tmp_path / "store", "commit", tree)
+    ref = subprocess.run(
+        [sys.executable, "-m", "shipway", "--root", tmp_path / "store", "ls"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()[0]
+    taken = measured(tmp_path / "store", "push", ref, f"oci-layout://{tmp_path / 'layout'}:x")
+    print(f"packed on {taken / 1e6:.0f} MB")  # noqa: T201  pytest -rP
+    assert taken < MANY

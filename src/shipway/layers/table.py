@@ -113,12 +113,16 @@ class TableWriter:
 
 
 class _Compressing:
-    """Text that is compressed, in one frame after the other, while it grows."""
+    """Text that is compressed, in one frame after the other, while it grows.
+
+    The frames are kept in one piece: many that stay, between large buffers that come and go, made the heap three times
+    as large.
+    """
 
     def __init__(self, level: int) -> None:
         self.size = 0
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
-        self._frames: list[bytes] = []
+        self._frames = bytearray()
         self._pending: list[bytes] = []
         self._limit = _PIECE
 
@@ -129,7 +133,7 @@ class _Compressing:
             self._compress()
 
     def _compress(self) -> None:
-        self._frames.append(self._compressor.compress(b"".join(self._pending)))
+        self._frames += self._compressor.compress(b"".join(self._pending))
         self._pending = []
         self._limit = self.size + _PIECE
 
@@ -137,7 +141,7 @@ class _Compressing:
         """Return all of it, compressed."""
         if self._pending:
             self._compress()
-        return b"".join(self._frames)
+        return bytes(self._frames)
 
 
 def _text(name: str) -> tuple[str, str]:
