@@ -17,7 +17,12 @@ OURS = "shipway"
 PEER = "find | xargs -P2 sha256sum"
 _PROGRAMS = {PEER: "sha256sum", "find | xargs -P2 openssl": "openssl dgst -sha256 -r"}
 """Debian's sha256sum knows no SHA instructions of the processor; OpenSSL does, as Python's hashlib."""
-_HASH_ALL = "cd $1; find . -type f -print0 | xargs -0 -P2 {0} > $2"
+_HASH_ALL = """
+cd $1; rm -f $2.*
+find . -type f -print0 | xargs -0 -P2 sh -c 'exec {0} "$@" > "$0.$$"' $2
+cat $2.* > $2
+"""
+"""Each process has a file of its own: what two write to one at a time may come in pieces."""
 
 
 @contextmanager
