@@ -218,7 +218,7 @@ class Database:
         """Open or create the database; `Corrupt` if the file is not one, or of a newer version."""
         self.path = path
         self._lock = threading.RLock()
-        with self._typed_errors():
+        try:
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
             )
@@ -229,6 +229,8 @@ class Database:
             except BaseException:
                 self._connection.close()
                 raise
+        except sqlite3.Error as error:
+            raise self._typed(error) from error
 
     def _create(self) -> None:
         with self.write() as db:
@@ -246,36 +248,36 @@ class Database:
 
     def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return all rows of one query."""
-        with self._lock, self._typed_errors():
-            return self._connection.execute(query, values).fetchall()
+        try:
+            with self._lock:
+                return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._typed(error) from error
 
     def each(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of one query, for which the connection is closed to others: take them all at once."""
-        with self._lock, self._typed_errors():
-            yield from self._connection.execute(query, values)
+        try:
+            with self._lock:
+                yield from self._connection.execute(query, values)
+        except sqlite3.Error as error:
+            raise self._typed(error) from error
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside `BEGIN IMMEDIATE`; an exception rolls back. Joins one already open."""
-        with self._lock, self._typed_errors():
-            outermost = not self._connection.in_transaction
-            if outermost:
-                self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                if outermost:
-                    self._connection.execute("COMMIT")
-            except BaseException:
-                if outermost and self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _typed_errors(self) -> Iterator[None]:
         try:
-            yield
-        except ShipwayError:
-            raise
+            with self._lock:
+                outermost = not self._connection.in_transaction
+                if outermost:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    if outermost:
+                        self._connection.execute("COMMIT")
+                except BaseException:
+                    if outermost and self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
         except sqlite3.Error as error:
             raise self._typed(error) from error
 
