@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.images import PutVersions, copy_tree, pack_layer
+from support.images import FileRemote, PutVersions, copy_tree, pack_layer
 from support.registry import reference, registry, repository
 from support.trees import make_varied_tree
 
@@ -19,6 +19,12 @@ from shipway.oci import Descriptor
 from shipway.remotes import Remote
 
 __all__ = ["reference", "registry", "repository"]
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> FileRemote:
+    """A remote that is a directory of blobs."""
+    return FileRemote(tmp_path / "remote")
 
 
 @pytest.fixture(scope="session")

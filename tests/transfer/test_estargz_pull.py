@@ -42,11 +42,6 @@ __all__ = ["cache", "open_cache"]
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> FileRemote:
-    return FileRemote(tmp_path / "remote")
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of 20 files that do not compress, two large ones, and all kinds of things."""
     made = make_noisy_tree(tmp_path / "tree", files=20, large=6 << 20)

@@ -36,11 +36,6 @@ FORMS = [CHUNKED, ESTARGZ, GZIP, ZSTD, TAR]
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> FileRemote:
-    return FileRemote(tmp_path / "remote")
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of 100 files that do not compress, a large one, and all kinds of things."""
     return make_noisy_tree(tmp_path / "tree", files=100, large=6 << 20)

@@ -24,11 +24,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> FileRemote:
-    return FileRemote(tmp_path / "remote")
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -35,11 +35,6 @@ __all__ = ["cache", "open_cache"]
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> FileRemote:
-    return FileRemote(tmp_path / "remote")
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of 200 files that do not compress, a large one, and all kinds of things."""
     return make_noisy_tree(tmp_path / "tree", files=200, large=12 << 20)
