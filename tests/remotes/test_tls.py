@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from shipway.remotes import open_remote
 from shipway.remotes.registry import Credentials, Limits, RegistryRemote, Trust
 from shipway.remotes.registry.opening import open_registry
 from shipway.settings import RegistrySettings
+from shipway.stopping import Stopped, Workers
 
 FAST = Limits(connect=5, read=5, attempts=2, wait=0.01)
 
@@ -172,3 +174,22 @@ def test_files_that_are_of_no_use_are_named(authority: Authority, client: Certif
     ]:
         with pytest.raises(Invalid, match=name):
             remote_at("127.0.0.1:1", trust).manifest("latest")
+
+
+def test_a_connection_that_is_given_up_before_it_speaks_is_closed(
+    registry: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected: list[socket.socket] = []
+
+    def stop(sock: socket.socket) -> socket.socket:
+        connected.append(sock)
+        workers.stop()
+        return duplicate(sock)
+
+    duplicate = socket.socket.dup
+    monkeypatch.setattr(socket.socket, "dup", stop)
+    with Workers(1, "x") as workers:
+        future = workers.submit(put, remote_at(registry, Trust(ca=authority.ca)), b"data")
+        with pytest.raises(Stopped):
+            future.result()
+    assert [sock.fileno() for sock in connected] == [-1]

@@ -185,8 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             headers["content-length"] = str(len(body))
             connection.request(self.command, self.path, body or None, headers)
-            answer = connection.getresponse()
-            self._answer(answer, fault, len(body))
+            with connection.getresponse() as answer:
+                self._answer(answer, fault, len(body))
         finally:
             connection.close()
 

@@ -7,7 +7,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -60,16 +60,15 @@ def forward_proxy(names: Mapping[str, str], password: str = "") -> Iterator[Forw
             if not self._let_in():
                 return
             parts = urlsplit(self.path)
-            connection = http.client.HTTPConnection(names[parts.netloc], timeout=20)
-            connection.request(self.command, parts.path, headers=dict(self.headers))
-            got = connection.getresponse()
-            body = got.read()
+            with closing(http.client.HTTPConnection(names[parts.netloc], timeout=20)) as connection:
+                connection.request(self.command, parts.path, headers=dict(self.headers))
+                with connection.getresponse() as got:
+                    body = got.read()
             self.send_response(got.status)
             for name, value in got.getheaders():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
-            connection.close()
 
         def log_message(self, *_: object) -> None:
             pass

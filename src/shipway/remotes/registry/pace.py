@@ -90,10 +90,12 @@ class _PacedHTTP(HTTPConnection):
 
 class _PacedHTTPS(_PacedHTTP, HTTPSConnection):
     def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
-        # The TLS handshake takes the socket over before it is done: this is another handle of the same.
-        handle = self._connecting.enter_context(sock.dup())
-        self._connecting.enter_context(Waiting(handle.fileno()))
+        with ExitStack() as otherwise:
+            sock = otherwise.enter_context(super()._new_conn())
+            # The TLS handshake takes the socket over before it is done: this is another handle of the same.
+            handle = self._connecting.enter_context(sock.dup())
+            self._connecting.enter_context(Waiting(handle.fileno()))
+            otherwise.pop_all()
         return sock
 
     def connect(self) -> None:
