@@ -15,9 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 
-from shipway.errors import Locked, NotFound
+from shipway.errors import Locked
 from shipway.local.contents import learn_blob
 from shipway.local.filters import parse_filters
 from shipway.local.keeping import PruneOptions, bytes_to_keep
@@ -30,7 +29,9 @@ GRACE_SECONDS = 3600.0
 
 _COPIED = [field.name for field in fields(UsageRecord)]
 _BATCH = 100
-"""Blobs that are dropped in one transaction: others wait for it."""
+"""Blobs or records that are removed in one transaction: others wait for it."""
+_BATCH_BYTES = 16 << 20
+"""With so much to free a batch is full: whoever is killed leaves no more files than that, and of one more record."""
 
 
 def prune(
@@ -44,7 +45,7 @@ def prune(
     """Remove what `options` say, of the records in `ids` if those are given; return what was done, in that order.
 
     A dry run does nothing, and returns a decision for every record of the store, also for those that stay.
-    It ends early, and whole, when `stopped` says so: it is asked after each removal.
+    It ends early, and whole, when `stopped` says so: it is asked after each removal of a record or a batch of blobs.
     Raises `Invalid` for a filter that is none; with `ids`, `NotFound` or `Locked` for one that cannot
     be removed, before any is.
     """
@@ -58,7 +59,11 @@ def prune(
     decisions = plan.decide()
     if dry_run:
         return decisions
-    done = list(takewhile(lambda _: not stopped(), _carried_out(store, decisions, plan.dropped)))
+    done: list[PruneDecision] = []
+    for batch in _carried_out(store, decisions, plan.dropped, stopped):
+        done += batch
+        if stopped():
+            break
     collect(store)
     return done
 
@@ -229,22 +234,43 @@ def _scores(rows: Sequence[UsageRecord]) -> list[float]:
 
 
 def _carried_out(
-    store: Store, plan: Sequence[PruneDecision], blobs: Mapping[str, Sequence[Blob]]
-) -> Iterator[PruneDecision]:
-    """Do what was planned, and yield what could be done: others may have taken something since."""
+    store: Store,
+    plan: Sequence[PruneDecision],
+    blobs: Mapping[str, Sequence[Blob]],
+    stopped: Callable[[], bool],
+) -> Iterator[list[PruneDecision]]:
+    """Do what was planned, and yield what could be done, batch by batch: others may have taken something since."""
     slimmed = [one for one in plan if one.verdict is Verdict.DROP_BLOBS]
     for start in range(0, len(slimmed), _BATCH):
         batch = slimmed[start : start + _BATCH]
         dropped = _drop(store, [blob for one in batch for blob in blobs[one.id]])
-        yield from (one for one in batch if any(blob.digest in dropped for blob in blobs[one.id]))
-    for one in plan:
-        if one.verdict is Verdict.REMOVE:
-            try:
-                snapshots = store.records.remove(one.id)
-            except (Locked, NotFound):
-                continue
-            store.drop_snapshots(snapshots)
-            yield one
+        yield [one for one in batch if any(blob.digest in dropped for blob in blobs[one.id])]
+    for batch in _batches(one for one in plan if one.verdict is Verdict.REMOVE):
+        removed = store.records.remove_unused(_until(stopped, batch))
+        store.drop_snapshots([key for keys in removed.values() for key in keys])
+        yield [one for one in batch if one.id in removed]
+
+
+def _until(stopped: Callable[[], bool], batch: Iterable[PruneDecision]) -> Iterator[str]:
+    """Yield the ids of a batch, as long as nobody wants to stop after one."""
+    for one in batch:
+        yield one.id
+        if stopped():
+            return
+
+
+def _batches(decisions: Iterable[PruneDecision]) -> Iterator[list[PruneDecision]]:
+    """Yield decisions a few at a time, and what frees much by itself or with little else."""
+    batch: list[PruneDecision] = []
+    size = 0
+    for one in decisions:
+        batch.append(one)
+        size += one.freed
+        if len(batch) == _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _drop(store: Store, blobs: Sequence[Blob]) -> set[str]:

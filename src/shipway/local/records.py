@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -292,6 +293,18 @@ class Records:
             for one in pair:
                 delete(db, one)
         return record.snapshots
+
+    def remove_unused(self, ids: Iterable[str]) -> dict[str, list[str]]:
+        """Delete those of some records, and their twins, that are not in use, in one transaction and in that order.
+
+        Returns by the id of each that went the snapshots to be removed. Others wait for it: take few at once.
+        """
+        removed = {}
+        with self._database.write():
+            for record_id in ids:
+                with suppress(Locked, NotFound):  # raised before anything of it is deleted
+                    removed[record_id] = self.remove(record_id)
+        return removed
 
     def unfinished_pairs(self) -> list[Record]:
         """Return the immutable records that are committed but not finalized."""

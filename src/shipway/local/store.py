@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from shipway.errors import Invalid, NotFound, Unavailable
+from shipway.errors import Invalid, NotFound, ShipwayError, Unavailable
 from shipway.limits import Limits
 from shipway.local import layering
 from shipway.local.absences import Absences
@@ -372,9 +372,15 @@ class Store:
             yield iter(lambda: file.read(PIECE), b"")
 
     def drop_snapshots(self, keys: Sequence[str]) -> None:
-        """Remove snapshots whose records are gone."""
+        """Remove snapshots whose records are gone; one that cannot be keeps none of the others."""
+        failed: OSError | ShipwayError | None = None
         for key in keys:
-            self.driver.remove(key)
+            try:
+                self.driver.remove(key)
+            except (OSError, ShipwayError) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 @contextmanager

@@ -42,9 +42,13 @@ class Layout:
 
     def path(self, key: str) -> Path:
         """Return where the snapshot `key` is, or would be; `Invalid` if that is no key."""
+        return Path(self._place(key))
+
+    def _place(self, key: str) -> str:
+        """Return what `path` does, as text: there are many snapshots, and pathlib is slow."""
         if not _KEY.fullmatch(key):
             raise Invalid(f"not a snapshot key: {key[:150]!r}", todo="use 1 to 128 of [0-9a-z]")
-        return self.snapshots / key
+        return f"{self.snapshots}/{key}"
 
     def existing(self, key: str) -> Path:
         """Return where the snapshot `key` is; `NotFound` if there is none."""
@@ -121,9 +125,9 @@ class Layout:
 
     def remove(self, key: str) -> None:
         """Remove a snapshot; one that is not there is no error."""
-        trash = self.ingest / f"{key}-{secrets.token_hex(6)}"
+        trash = f"{self.ingest}/{key}-{secrets.token_hex(6)}"
         try:
-            self.path(key).rename(trash)
+            os.rename(self._place(key), trash)
         except FileNotFoundError:
             return
         self.discard(trash)
@@ -136,11 +140,11 @@ class Layout:
             made.rename(self.path(key))
             sync_directory(self.snapshots)
 
-    def discard(self, path: Path) -> None:
+    def discard(self, path: Path | str) -> None:
         """Remove a directory under `ingest`, if it is still there."""
-        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self.ingest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            remove_tree(fd, path.name)
+            remove_tree(fd, os.path.basename(path))
         finally:
             os.close(fd)
 
@@ -155,11 +159,11 @@ class Layout:
         With `linked`, what has names outside counts nothing; that always goes for trees put
         together of other snapshots, whose names start with `MERGED`.
         """
-        path = self.existing(key)
+        path = self._place(key)
         try:
             total = os.lstat(path).st_blocks
             items = os.scandir(path)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound("no such snapshot", where=key) from error
         with items:
             for item in items:
