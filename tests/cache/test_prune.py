@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ from support.caches import OpenCache, counts, snapshots_on_disk, write
 
 from shipway import Cache, CachePolicy, Invalid, LocalImmutableRef, RecordType, RemoteImmutableRef, UsageRecord, Verdict
 from shipway.local.filters import parse_filters
-from shipway.local.keeping import bytes_to_keep
+from shipway.local.keeping import PruneOptions, bytes_to_keep
+from shipway.local.pruning import prune
 from shipway.server.app import serving
 from shipway.server.store_backend import StoreBackend
 
@@ -229,6 +230,65 @@ def test_the_store_never_shrinks_below_what_is_reserved(cache: Cache) -> None:
     assert [one.id for one in removed] == ids[:2]
     assert list(cache.prune(min_free_space=0)) == []
     assert [one.id for one in cache.prune(min_free_space=1 << 60)] == ids[2:]
+
+
+def transactions(cache: Cache, sizes: Iterable[int]) -> int:
+    """Return in how many transactions refs of these sizes are removed."""
+    ids = {ref(cache, size=size) for size in sizes}
+    statements: list[str] = []
+    cache.store.database._connection.set_trace_callback(statements.append)
+    assert {one.id for one in cache.prune()} == ids
+    cache.store.database._connection.set_trace_callback(None)
+    assert snapshots_on_disk(cache) == 0
+    return sum("DELETE FROM records" in one for one in "\n".join(statements).split("COMMIT"))
+
+
+def test_records_go_in_batches_of_few_records_and_few_bytes(cache: Cache) -> None:
+    assert transactions(cache, [0] * 100) == 1
+    assert transactions(cache, [0] * 101) == 2
+    assert transactions(cache, [16 * MIB] * 2) == 2
+
+
+def test_what_others_take_between_two_batches_stays(cache: Cache, open_cache: OpenCache) -> None:
+    for _ in range(102):
+        cache.new().commit().release()
+    order = [one.id for one in cache.prune(dry_run=True)]
+    other = open_cache()
+    taken: list[LocalImmutableRef] = []
+
+    def look() -> bool:
+        if not taken and not cache.store.database._connection.in_transaction:
+            taken.append(other.get(cache.store.records.get(order[100]).twin or order[100]))
+        return False
+
+    done = prune(cache.store, PruneOptions(), stopped=look)
+    assert [one.id for one in done] == [*order[:100], order[101]]
+    [held] = taken
+    with held.mounted(readonly=True) as path:
+        assert os.listdir(path) == []
+    assert cache.verify() == []
+    held.release()
+
+
+def test_a_prune_that_is_stopped_in_a_batch_says_what_went(cache: Cache) -> None:
+    ids = [ref(cache) for _ in range(4)]
+    asked: list[None] = []
+
+    def after_two() -> bool:
+        asked.append(None)
+        return len(asked) >= 2
+
+    assert [one.id for one in prune(cache.store, PruneOptions(), stopped=after_two)] == ids[:2]
+    assert [one.id for one in cache.disk_usage()] == ids[2:]
+    assert (snapshots_on_disk(cache), cache.verify()) == (2, [])
+
+
+def test_a_snapshot_that_cannot_be_removed_keeps_no_other(cache: Cache) -> None:
+    bad = [ref(cache) for _ in range(5)][2]
+    cache.store.records.update(bad, snapshot="no key")
+    with pytest.raises(Invalid, match="no key"):
+        cache.prune()
+    assert (counts(cache), snapshots_on_disk(cache)) == ((0, 0), 1)
 
 
 def test_a_dry_run_gives_a_reason_for_each_record_and_removes_nothing(cache: Cache) -> None:
