@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -282,29 +282,39 @@ class Records:
     def remove(self, record_id: str) -> list[str]:
         """Delete an unused record and its twin; returns the snapshots to be removed. `Locked` if it is in use."""
         with self._database.write() as db:
-            record = self.get(record_id)
-            pair = [record_id] if record.twin is None else [record_id, record.twin]
-            for one in pair:
-                child = db.execute("SELECT record FROM parents WHERE parent = ?", (one,)).fetchone()
-                if child is not None:
-                    raise Locked(f"{child[0]} stands on it", where=record_id, todo="remove that first")
-                if self._holds.is_held(one):
-                    raise Locked("is in use", where=record_id, todo="release it first")
-            for one in pair:
-                delete(db, one)
+            record = self._unused(record_id)
+            delete(db, *_pair(record))
         return record.snapshots
 
     def remove_unused(self, ids: Iterable[str]) -> dict[str, list[str]]:
-        """Delete those of some records, and their twins, that are not in use, in one transaction and in that order.
+        """Delete those of some records, children before parents, and their twins, that are not in use: all at once.
 
-        Returns by the id of each that went the snapshots to be removed. Others wait for it: take few at once.
+        Returns by the id of each that goes the snapshots to be removed. Others wait for the transaction: give few.
         """
-        removed = {}
-        with self._database.write():
+        removed: dict[str, list[str]] = {}
+        going: set[str] = set()
+        with self._database.write() as db:
             for record_id in ids:
-                with suppress(Locked, NotFound):  # raised before anything of it is deleted
-                    removed[record_id] = self.remove(record_id)
+                with suppress(Locked, NotFound):
+                    record = self._unused(record_id, going)
+                    going.update(_pair(record))
+                    removed[record_id] = record.snapshots
+            delete(db, *going)
         return removed
+
+    def _unused(self, record_id: str, going: Collection[str] = ()) -> Record:
+        """Return a record that nobody holds, nor its twin, and on which nothing stands but what is `going`.
+
+        `NotFound` if there is none by then, `Locked` if it is in use.
+        """
+        record = self.get(record_id)
+        for one in _pair(record):
+            for (child,) in self._database.read("SELECT record FROM parents WHERE parent = ?", one):
+                if child not in going:
+                    raise Locked(f"{child} stands on it", where=record_id, todo="remove that first")
+            if self._holds.is_held(one):
+                raise Locked("is in use", where=record_id, todo="release it first")
+        return record
 
     def unfinished_pairs(self) -> list[Record]:
         """Return the immutable records that are committed but not finalized."""
@@ -317,6 +327,10 @@ class Records:
             "SELECT snapshot FROM records UNION SELECT exact FROM records UNION SELECT snapshot FROM pending"
         )
         return {row[0] for row in rows}
+
+
+def _pair(record: Record) -> list[str]:
+    return [record.id] if record.twin is None else [record.id, record.twin]
 
 
 def _base36(number: int) -> str:

@@ -49,6 +49,19 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
+_ABOUT_RECORDS = (
+    ("records", "id"),
+    ("parents", "record"),
+    ("holds", "record"),
+    ("tags", "record"),
+    ("manifests", "record"),
+    ("cache_mounts", "record"),
+    ("checksums", "layer"),
+    ("contents", "record"),
+    ("reports", "record"),
+    ("answers", "record"),
+)
+"""Tables with rows that go with a record, and the column that says which."""
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 _NO_LABELS: dict[str, str] = {}
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
@@ -86,18 +99,11 @@ def insert(db: sqlite3.Connection, record: Record) -> None:
     )
 
 
-def delete(db: sqlite3.Connection, record_id: str) -> None:
-    """Remove a record and all that is about it alone: holds, the tags that name it, its manifests."""
-    db.execute("DELETE FROM records WHERE id = ?", (record_id,))
-    db.execute("DELETE FROM parents WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM holds WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM tags WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM manifests WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM cache_mounts WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM checksums WHERE layer = ?", (record_id,))
-    db.execute("DELETE FROM contents WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM reports WHERE record = ?", (record_id,))
-    db.execute("DELETE FROM answers WHERE record = ?", (record_id,))
+def delete(db: sqlite3.Connection, *record_ids: str) -> None:
+    """Remove records and all that is about them alone: holds, the tags that name them, their manifests."""
+    rows = [(one,) for one in record_ids]
+    for table, column in _ABOUT_RECORDS:
+        db.executemany(f"DELETE FROM {table} WHERE {column} = ?", rows)  # noqa: S608  constant
 
 
 def read_row(row: tuple[Any, ...], parents: Sequence[str]) -> Record:
