@@ -31,7 +31,7 @@ _COPIED = [field.name for field in fields(UsageRecord)]
 _BATCH = 100
 """Blobs or records that are removed in one transaction: others wait for it."""
 _BATCH_BYTES = 16 << 20
-"""With so much to free a batch is full: whoever is killed leaves no more files than that, and of one more record."""
+"""With so much to free a batch of records is full: whoever is killed leaves the files of one batch behind."""
 
 
 def prune(
