@@ -119,8 +119,9 @@ class Records:
 
     def _first(self, condition: str, value: str) -> Record | None:
         first = f"(SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1)"  # noqa: S608  constant
-        found = self._with_parents(first, "id", "", value)
-        return found[0] if found else None
+        query = f"SELECT {COLUMNS}, parent FROM {first} LEFT JOIN parents ON record = id ORDER BY position"  # noqa: S608  constant
+        rows = self._database.read(query, value)
+        return read_row(rows[0], [row[-1] for row in rows if row[-1] is not None]) if rows else None
 
     # Making and changing
 

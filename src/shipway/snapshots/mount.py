@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ MAX_LAYERS = 500
 _MAX_VALUE = 255
 _MAX_DATA = 4095
 _PLENTY = 3500  # bytes of names that leave room for the other options
-_MANY = 64
+_MANY = 32
 """From so many layers on, a thread and one call take less than a call for each layer."""
 _SPECIAL = re.compile(r"([\\:,])")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -193,7 +193,7 @@ def _overlay(overlay: Overlay, target: str, how: How) -> None:
         _with_short_names(overlay.from_anywhere(), lambda short: _with_mount(short, target))
         return
     if how == "auto" and len(overlay.lower) >= _MANY and overlay.directory and _are_short(_names(overlay)):
-        with suppress(OSError):  # the other way fails as well, and says more
+        with suppress(OSError, RuntimeError):  # if not for want of a thread, the other way fails as well, and says more
             _in_directory(overlay.directory, lambda: _with_mount(overlay, target))
             return
     overlay = overlay.from_anywhere()
@@ -300,6 +300,7 @@ def _renamed(overlay: Overlay, names: list[str]) -> Overlay:
 def _in_directory(directory: str, action: Callable[[], None]) -> None:
     """Do something in a thread whose own working directory is `directory`."""
     failures: list[BaseException] = []
+    running = _thread.allocate_lock()
 
     def run() -> None:
         try:
@@ -308,10 +309,16 @@ def _in_directory(directory: str, action: Callable[[], None]) -> None:
             action()
         except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
             failures.append(error)
+        finally:
+            running.release()
 
-    thread = threading.Thread(target=run, name="shipway-mount")
-    thread.start()
-    thread.join()
+    running.acquire()
+    _thread.start_new_thread(run, ())  # `threading` would wait for its start too, which on a busy machine is long
+    try:
+        running.acquire()
+    except BaseException:
+        running.acquire()  # what was begun is not left behind, to mount something later
+        raise
     if failures:
         raise failures[0]
 

@@ -146,7 +146,7 @@ class NativeDriver:
             try:
                 mount_all([_bind(files, readonly=True)], point)
             except BaseException:
-                point.rmdir()
+                self._mountpoints.give_up(point)
                 raise
             try:
                 yield point

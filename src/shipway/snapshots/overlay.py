@@ -257,7 +257,7 @@ class OverlayDriver:
         try:
             mount_all([view], point)
         except BaseException as error:
-            point.rmdir()
+            self._mountpoints.give_up(point)
             if chain and isinstance(error, ShipwayError):
                 self._layout.files(chain)
             raise
