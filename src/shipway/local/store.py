@@ -348,7 +348,7 @@ class Store:
     def size(self, record: Record) -> int:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
-        return self.sizes.of(record) + sum(blob.size for blob in blobs)
+        return sum(self.sizes.of([record]).values()) + sum(blob.size for blob in blobs)
 
     @cached_property
     def can_clone(self) -> bool:
