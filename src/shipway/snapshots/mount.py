@@ -213,7 +213,7 @@ def _names(overlay: Overlay) -> list[str]:
 def _are_short(names: list[str]) -> bool:
     """Whether names fit into the options of mount(2) as they are."""
     together = "/".join(names)
-    return len(together) <= _PLENTY and not _SPECIAL.search(together)
+    return len(os.fsencode(together)) <= _PLENTY and not _SPECIAL.search(together)
 
 
 _probed: dict[str, bool] = {}
