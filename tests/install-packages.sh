@@ -3,7 +3,7 @@
 set -eu
 missing=""
 for pair in docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman containerd:containerd \
-    ctr-remote:stargz-snapshotter zstd:zstd tar:tar openssl:openssl nginx:nginx-light mkfs.btrfs:btrfs-progs; do
+    ctr-remote:stargz-snapshotter zstd:zstd tar:tar openssl:openssl nginx:nginx-light mkfs.btrfs:btrfs-progs strace:strace; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0

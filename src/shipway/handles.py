@@ -137,9 +137,8 @@ class Handle:
     def mount(self, *, readonly: bool = False) -> list[Mount]:
         """Return the mounts that show the tree, valid while the ref is held."""
         record = self.record()
-        return self._store.driver.mounts(
-            self._store.snapshot_chain(record), readonly=readonly, settled=not record.mutable
-        )
+        chain, moved = self._store.stack(record)
+        return self._store.driver.mounts(chain, readonly=readonly, settled=not record.mutable, moved=moved)
 
     @contextmanager
     def mounted(self, *, readonly: bool = False) -> Iterator[Path]:
@@ -148,8 +147,8 @@ class Handle:
             record = self.record()
             self._mounted += 1
         try:
-            chain = self._store.snapshot_chain(record)
-            with self._store.driver.mounted(chain, readonly=readonly, settled=not record.mutable) as path:
+            chain, moved = self._store.stack(record)
+            with self._store.driver.mounted(chain, readonly=readonly, settled=not record.mutable, moved=moved) as path:
                 yield path
         finally:
             with self._lock:

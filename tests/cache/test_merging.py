@@ -249,6 +249,37 @@ def test_a_merge_is_committed_over_like_any_other_ref(open_cache: OpenCache) -> 
         assert [read(again, name) for name in "abc"] == ["4", "2", "3"]
 
 
+def test_the_outlines_of_a_family_say_what_its_records_say(cache: Cache) -> None:
+    records = cache.store.records
+    base = committed(cache, a="1", b="2")
+    with cache.new(base) as work:
+        write(work, a="3")
+        over = work.commit()
+    merged = local(cache.merge([committed(cache, b="4"), local(cache.diff(base, over)), base]))
+    both = local(cache.merge([merged, local(cache.diff(committed(cache, c="5"), merged))]))
+    shown(both)
+    for record in records.all():
+        family, outlines = records.family(record), records.outlines(record)
+        said = {one.id: (one.kind, one.snapshot, one.exact, one.parents) for one in outlines.values()}
+        assert said == {one.id: (one.kind, one.snapshot, one.exact, one.parents) for one in family.values()}
+        for found in (family, outlines):
+            with pytest.raises(NotFound, match="no such ref"):
+                found["none"]
+    assert any(one.exact for one in records.outlines(records.get(both.id)).values())
+
+
+def test_what_stands_over_others_than_it_was_made_over_is_moved(cache: Cache) -> None:
+    base = committed(cache, a="1", b="2")
+    with cache.new(base) as work:
+        write(work, a="3")
+        over = work.commit()
+    alone = local(cache.diff(base, over))
+    merged = local(cache.merge([committed(cache, c="4"), alone]))
+    stacks = [cache.store.stack(cache.store.records.get(ref.id)) for ref in (base, over, alone, merged)]
+    top = stacks[3][0][-1]
+    assert [moved for _, moved in stacks] == [set(), set(), {top}, {top}]
+
+
 def test_a_diff_without_an_upper_deletes_everything(cache: Cache) -> None:
     base = committed(cache, x="1", y="2")
     merged = local(cache.merge([base, local(cache.diff(base, None)), committed(cache, z="3")]))

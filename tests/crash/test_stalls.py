@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import inf
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from support.faulty_proxy import BLOBS, Fault, FaultyProxy, faulty_proxy
 from support.registry import registry
 from support.trees import describe
 
-from shipway import Cache, LocalImmutableRef
+from shipway import Cache, LocalImmutableRef, NotFound
 
 __all__ = ["registry"]
 
@@ -32,10 +32,15 @@ PATIENCE = 30
 """Seconds in which a process ends; a read that nobody interrupts takes minutes, with its repetitions."""
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory, whose `store` has what is pulled and pushed."""
+    return tmp_path_factory.mktemp("stalls")
+
+
 @pytest.fixture(scope="module", params=[SMALL, LARGE], ids=["one connection", "several"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalImmutableRef]:
-    root = tmp_path_factory.mktemp("stalls")
-    (root / "tree").mkdir()
+def made(request: pytest.FixtureRequest, root: Path) -> Iterator[LocalImmutableRef]:
+    (root / "tree").mkdir(exist_ok=True)
     (root / "tree/file").write_bytes(random.Random(3).randbytes(request.param))
     with Cache.open(root / "store", driver="native") as cache, cache.import_tree(root / "tree") as ref:
         yield ref
@@ -188,3 +193,27 @@ def test_an_interrupted_pull_ends_while_a_bucket_stalls(
     with Cache.open(tmp_path / "mine", driver="native") as cache:
         assert cache.verify() == []
     assert kept(tmp_path / "mine") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["registry", "bucket"])
+def test_an_interrupted_push_ends_while_the_server_stalls(
+    registry: str, root: Path, made: LocalImmutableRef, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for name, value in s3_environment().items():
+        monkeypatch.setenv(name, value)
+    with s3_server() as server, ExitStack() as stack:
+        if kind == "registry":
+            proxy = stack.enter_context(faulty_proxy(registry))
+            place = f"oci://{proxy.host}/{made.id}:x"
+        else:
+            proxy = stack.enter_context(faulty_proxy(server.url.removeprefix("http://")))
+            place = f"s3://{BUCKET}/{made.id}?endpoint_url=http://{proxy.host}#x"
+        proxy.set(Fault("stall request", "blobs", "PUT|PATCH", at=AT, times=inf))
+        with running(root / "store", "push", made.id, place) as process:
+            until(lambda: proxy.stalled, process)
+            stop(process, signal.SIGINT)
+        with pytest.raises(NotFound), Cache.open(root / "store") as cache, cache.remote(place):
+            pass
+        proxy.set()
+        made.push(place)

@@ -89,6 +89,30 @@ def test_deep_chains_mount_in_the_right_order(tmp_path: Path, target: Path, how:
 
 
 @NEEDS_ROOT
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("name", ["plain", "a: b,c\\d"])
+@pytest.mark.parametrize("count", [3, 100])
+def test_names_may_be_relative_to_a_directory(tmp_path: Path, target: Path, how: How, name: str, count: int) -> None:
+    base = tmp_path / name
+    whole = overlay(base, count, writable=True)
+    lower = tuple(os.path.relpath(one, base) for one in whole.lower)
+    one = Overlay(lower, "upper", "work", directory=str(base))
+    assert one.as_mount() == whole.as_mount()
+    mount_all([one], target, how=how)
+    try:
+        assert (target / "each").read_text() == str(count - 1)
+        (target / "new").touch()
+    finally:
+        unmount(target)
+    assert os.listdir(base / "upper") == ["new"]
+    nonsense = Overlay(lower, options=("nonsense=1",), readonly=True, directory=str(base))
+    says = "Invalid argument" if how == "mount" else "Invalid argument.*nonsense"
+    with pytest.raises(Unavailable, match=says):
+        mount_all([nonsense], target, how=how)
+    assert not is_mountpoint(target)
+
+
+@NEEDS_ROOT
 def test_mount8_takes_the_same_values(tmp_path: Path, target: Path) -> None:
     for number, name in enumerate(("plain", "a:b c")):
         one = overlay(tmp_path / name, 2, writable=True).as_mount()

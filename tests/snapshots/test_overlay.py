@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.programs import need
 from support.snapshots import entry, leftovers, write_layer
 
-from shipway.errors import Invalid, Locked
-from shipway.snapshots.mount import is_mountpoint, mount_all, unmount
+from shipway.errors import Invalid, Locked, NotFound
+from shipway.snapshots.mount import Overlay, is_mountpoint, mount_all, unmount
 from shipway.snapshots.overlay import OverlayDriver
 
 pytestmark = pytest.mark.root
@@ -135,3 +138,101 @@ def test_a_mount_that_somebody_else_took_away_is_no_error(overlay: OverlayDriver
 def test_more_layers_than_the_kernel_takes_are_refused(overlay: OverlayDriver) -> None:
     with pytest.raises(Invalid, match="flatten"), overlay.mounted(["base"] * 501, readonly=True):
         pass
+
+
+def deep(driver: OverlayDriver, count: int) -> list[str]:
+    """Make a chain of so many layers."""
+    chain: list[str] = []
+    for number in range(count):
+        chain.append(f"layer{number}")
+        write_layer(driver, chain, [entry(f"file{number}", content=b"%d" % number)])
+    return chain
+
+
+def lose_snapshot(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def lose_files(path: Path) -> None:
+    shutil.rmtree(path / "fs")
+
+
+def replace_files(path: Path) -> None:
+    shutil.rmtree(path / "fs")
+    (path / "fs").touch()
+
+
+@pytest.mark.parametrize("count", [1, 3, 70])
+@pytest.mark.parametrize("damage", [lose_snapshot, lose_files, replace_files])
+def test_a_mount_names_the_layer_that_is_missing(
+    overlay: OverlayDriver, root: Path, count: int, damage: Callable[[Path], None]
+) -> None:
+    chain = deep(overlay, count)
+    lost = chain[count // 2]
+    damage(root / "snapshots" / lost)
+    with pytest.raises(NotFound) as shown, overlay.mounted(chain, readonly=True, settled=True):
+        pass
+    with pytest.raises(NotFound) as told:
+        overlay.mounts(chain, readonly=True, settled=True)
+    assert shown.value.where == told.value.where == lost
+    assert leftovers(root) == []
+
+
+def test_an_active_snapshot_names_the_layer_below_it_that_is_missing(overlay: OverlayDriver, root: Path) -> None:
+    lose_snapshot(root / "snapshots/base")
+    for readonly in (False, True):
+        with pytest.raises(NotFound) as caught, overlay.mounted(["base", "next"], readonly=readonly):
+            pass
+        assert caught.value.where == "base"
+    assert leftovers(root) == []
+
+
+def test_what_stands_over_others_is_mounted_right_on_the_directories_of_its_whiteouts(
+    overlay: OverlayDriver, root: Path
+) -> None:
+    chain = ["base", "less"]
+    write_layer(overlay, chain, [entry("d/x", "whiteout")])
+    write_layer(overlay, ["other"], [entry("other", content=b"other")])
+    assert overlay.separate(chain, overlay.changes(chain))
+    home = root / "snapshots"
+    assert (home / "less/under/d").is_dir()
+    (moved,) = overlay.mounts(["other", "less"], readonly=True, moved={"less"})
+    assert Overlay.parse(moved).lower == tuple(f"{home}/{name}" for name in ("other/fs", "less/under", "less/fs"))
+    (in_place,) = overlay.mounts(chain, readonly=True)
+    assert Overlay.parse(in_place).lower == tuple(f"{home}/{name}" for name in ("base/fs", "less/fs"))
+    with overlay.mounted(["other", "less"], readonly=True, moved={"less"}) as path:
+        assert sorted(os.listdir(path)) == ["d", "other"]
+        assert os.listdir(path / "d") == []
+
+
+MOUNTS = """
+import os, sys
+from pathlib import Path
+from shipway.snapshots.overlay import OverlayDriver
+driver = OverlayDriver(Path(sys.argv[1]))
+chain = sys.argv[2:]
+for count in (2, 3, 20, 70, 80):
+    for time in range(2):  # the first may import, or open, what the next has
+        os.access(f"/begin {count} ", os.F_OK)
+        with driver.mounted(chain[:count], readonly=True, settled=True):
+            pass
+        os.access("/end", os.F_OK)
+driver.close()
+"""
+
+
+def test_a_layer_more_takes_one_system_call_and_among_many_none(
+    overlay: OverlayDriver, root: Path, tmp_path: Path
+) -> None:
+    chain = deep(overlay, 80)
+    log = tmp_path / "calls"
+    traced = "trace=%file,fsopen,fsconfig,fsmount,move_mount,open_tree,mount_setattr"
+    strace = [need("strace", "strace"), "-f", "-qq", "-e", traced, "-o", str(log)]
+    subprocess.run([*strace, sys.executable, "-c", MOUNTS, str(root), *chain], check=True)
+    calls: dict[int, int] = {}
+    for part in log.read_text(errors="replace").split('"/begin ')[1:]:
+        within = part.partition('"/end"')[0].splitlines()[1:-1]
+        calls[int(part.split()[0])] = sum("resumed>" not in line for line in within)
+    assert calls[3] - calls[2] == 1
+    assert calls[20] - calls[3] == 17
+    assert calls[70] == calls[80] < calls[20]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import select
 import socket
 import ssl
 import threading
@@ -22,7 +23,18 @@ from typing import Literal
 from support.certificates import Certificate
 
 Kind = Literal[
-    "cut", "reset", "stall", "corrupt", "shorten", "lengthen", "slow", "delay", "status", "refuse ranges", "cut request"
+    "cut",
+    "reset",
+    "stall",
+    "corrupt",
+    "shorten",
+    "lengthen",
+    "slow",
+    "delay",
+    "status",
+    "refuse ranges",
+    "cut request",
+    "stall request",
 ]
 _PIECE = 1 << 16
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
@@ -38,7 +50,7 @@ class Fault:
     byte there; promise `shorten`ed or `lengthen`ed bodies; `slow` bodies down to 13 MB a second;
     `delay` every second answer, so that those of concurrent requests come out of order; answer with `status`, and
     `retry_after` if there is one; `refuse ranges`, that is answer them with everything; `cut request` closes the
-    connection in the middle of the request's body.
+    connection in the middle of the request's body, `stall request` takes no more of it there.
     """
 
     kind: Kind
@@ -157,6 +169,14 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is not None and fault.kind == "cut request":
                 self.rfile.read(min(fault.at, int(self.headers.get("content-length") or 0)))
                 self._hang_up(rudely=True)
+                return
+            if fault is not None and fault.kind == "stall request":
+                self.rfile.read(min(fault.at, int(self.headers.get("content-length") or 0)))
+                self.proxy.stalled += 1
+                hung_up = select.poll()
+                hung_up.register(self.connection, select.POLLRDHUP)
+                hung_up.poll()
+                self.close_connection = True
                 return
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             if fault is not None and fault.kind == "status":

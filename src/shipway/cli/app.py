@@ -33,7 +33,7 @@ COMMANDS = {
     "files:checksum": "Print a digest of names, contents, modes and owners at a path, for cache keys: not of times.",
     "mounts:mount": "Mount a ref at a directory until `umount`; without arguments, list what is mounted.",
     "mounts:umount": "Unmount what `mount` mounted, and print the ref's id.",
-    "moving:push": "Copy a ref, as an OCI image, to a registry or another worker; only what is lacking there moves.",
+    "moving:push": "Copy a ref, as an OCI image, to a registry, bucket or worker; only what is lacking there moves.",
     "moving:convert": "Copy a ref, here or elsewhere, to a registry or worker with its layers in another form.",
     "moving:pull": "Copy an image into the store, and print the id of its ref.",
     "explain:explain": "Tell why a key hits or misses, and of a ref that was pulled which bytes came from where.",

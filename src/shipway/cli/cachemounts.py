@@ -63,7 +63,7 @@ def commit(name: str, /, *, session: InSession) -> None:
 
 @app.command
 def push(name: str, reference: str, /, *, session: InSession) -> None:
-    """Commit a cache mount and copy it to a registry or another worker.
+    """Commit a cache mount and copy it to a registry, bucket or worker.
 
     Args:
         name: Its name.

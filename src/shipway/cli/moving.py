@@ -35,7 +35,7 @@ def push(
     form: LayerForm = LayerForm(),
     session: InSession,
 ) -> None:
-    """Copy a ref, as an OCI image, to a registry or another worker; only what is lacking there moves.
+    """Copy a ref, as an OCI image, to a registry, bucket or worker; only what is lacking there moves.
 
     Args:
         ref: An id, a unique prefix of one, or key:NAME.

@@ -85,7 +85,7 @@ def show(ref: str, /, *, session: InSession) -> None:
 
 
 def _local(cache: Cache, ref_id: str) -> documents.Document:
-    record = next((one for one in cache.disk_usage() if one.id == ref_id), None)
+    record = next(iter(cache.disk_usage([f"id=={ref_id}"])), None)
     if record is None:
         raise NotFound("is no longer in this store", where=ref_id)
     document = documents.usage(record)

@@ -13,7 +13,8 @@ is put in double quotes. Patterns are regular expressions, as Python has them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from shipway.errors import Invalid
 from shipway.refs import UsageRecord
@@ -36,16 +37,41 @@ _TEXTS: dict[str, Callable[[UsageRecord], str]] = {
 _TERM = re.compile(r'\s*([a-z]+)\s*(?:(==|!=|~=|!~=)\s*("(?:[^"\\]|\\.)*"|[^",]*))?(,|$)')
 
 
-def parse_filters(filters: Iterable[str]) -> Match:
-    """Return whether a record is meant by `filters`; by none every one is. `Invalid` for one that is no filter."""
-    alternatives = [_parse(one) for one in filters]
-    if not alternatives:
-        return lambda _record: True
-    return lambda record: any(matches(record) for matches in alternatives)
+class Filters:
+    """What some filters mean; a function that says whether it means a record."""
+
+    def __init__(self, alternatives: Sequence[_Filter]) -> None:
+        self._alternatives = alternatives
+
+    @property
+    def ids(self) -> set[str] | None:
+        """The ids of all records that can be meant; None if that may be any."""
+        ids = {one.id for one in self._alternatives}
+        return {one for one in ids if one is not None} if ids and None not in ids else None
+
+    def __call__(self, record: UsageRecord) -> bool:
+        """Whether a record is meant."""
+        return not self._alternatives or any(one.matches(record) for one in self._alternatives)
 
 
-def _parse(text: str) -> Match:
+def parse_filters(filters: Iterable[str]) -> Filters:
+    """Return what `filters` mean; by none every record is meant. `Invalid` for one that is no filter."""
+    return Filters([_parse(one) for one in filters])
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    terms: Sequence[Match]
+    id: str | None
+    """The only id that can be meant, if it says so."""
+
+    def matches(self, record: UsageRecord) -> bool:
+        return all(matches(record) for matches in self.terms)
+
+
+def _parse(text: str) -> _Filter:
     terms: list[Match] = []
+    wanted: str | None = None
     position = 0
     while True:
         found = _TERM.match(text, position)
@@ -53,9 +79,11 @@ def _parse(text: str) -> Match:
             raise Invalid("not a filter", where=text, todo="write `type==regular,description~=PATTERN` or `inuse`")
         name, operator, value, end = found.groups()
         terms.append(_term(text, name, operator, value))
+        if (name, operator) == ("id", "=="):
+            wanted = _unquoted(value)
         position = found.end()
         if end != ",":
-            return lambda record: all(matches(record) for matches in terms)
+            return _Filter(terms, wanted)
 
 
 def _term(text: str, name: str, operator: str | None, value: str | None) -> Match:
@@ -70,7 +98,7 @@ def _term(text: str, name: str, operator: str | None, value: str | None) -> Matc
     if operator is None:
         return lambda record: bool(field(record))
     assert value is not None
-    wanted = value[1:-1].replace('\\"', '"') if value.startswith('"') else value
+    wanted = _unquoted(value)
     if operator in ("==", "!="):
         return lambda record: (field(record) == wanted) is (operator == "==")
     try:
@@ -78,3 +106,7 @@ def _term(text: str, name: str, operator: str | None, value: str | None) -> Matc
     except re.error as error:
         raise Invalid(f"not a regular expression: {error}", where=text) from error
     return lambda record: bool(pattern.search(field(record))) is (operator == "~=")
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1].replace('\\"', '"') if value.startswith('"') else value

@@ -13,16 +13,34 @@ So merging and comparing touch no file, and a merge is exported as the very laye
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-from shipway.local.rows import Record
-
-Get = Callable[[str], Record]
+from shipway.local.rows import Kind
 
 
-def layers(record: Record, get: Get) -> list[Record]:
+class Node(Protocol):
+    """What is asked here of a record."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it makes of its parents."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The ids of its parents."""
+
+
+One = TypeVar("One", bound=Node)
+
+
+def layers(record: One, get: Callable[[str], One]) -> list[One]:
     """Return the layers of a record's tree, base first; `get` returns a record by its id."""
-    own: list[Record] = []
+    own: list[One] = []
     while record.kind == "layer":
         own.append(record)
         if not record.parents:
@@ -32,12 +50,12 @@ def layers(record: Record, get: Get) -> list[Record]:
     return below + own[::-1]
 
 
-def below(record: Record, get: Get) -> list[Record]:
+def below(record: One, get: Callable[[str], One]) -> list[One]:
     """Return the layers that a layer, or a diff that is one, was made over."""
     return layers(get(record.parents[0]), get) if record.parents else []
 
 
-def is_in_place(found: list[Record], get: Get) -> list[bool]:
+def is_in_place(found: Sequence[One], get: Callable[[str], One]) -> list[bool]:
     """Say of each layer of a tree whether it stands over just those that it was made over."""
     answers: list[bool] = []
     for index, record in enumerate(found):
@@ -48,13 +66,13 @@ def is_in_place(found: list[Record], get: Get) -> list[bool]:
     return answers
 
 
-def _merged(record: Record, get: Get) -> list[Record]:
+def _merged(record: One, get: Callable[[str], One]) -> list[One]:
     found = [layer for parent in record.parents for layer in layers(get(parent), get)]
     last = {layer.id: index for index, layer in enumerate(found)}
     return [layer for index, layer in enumerate(found) if last[layer.id] == index]
 
 
-def _between(record: Record, get: Get) -> list[Record]:
+def _between(record: One, get: Callable[[str], One]) -> list[One]:
     if len(record.parents) > 1:
         lower = [layer.id for layer in layers(get(record.parents[0]), get)]
         upper = layers(get(record.parents[1]), get)

@@ -7,13 +7,14 @@ between leaves files nobody refers to and never a row without its files.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,10 +22,33 @@ from shipway.errors import Invalid, Locked, NotFound
 from shipway.local.database import Database
 from shipway.local.holds import Holds
 from shipway.local.leases import Leases
-from shipway.local.rows import COLUMNS, Kind, NewRecord, Record, delete, insert, read_row
+from shipway.local.rows import COLUMNS, Kind, NewRecord, Outline, Record, delete, insert, read_row
 from shipway.refs import CachePolicy
 
+_OUTLINES = """
+WITH RECURSIVE family (id, kind, snapshot, exact, position, parent) AS (
+    SELECT id, kind, snapshot, exact, position, parent FROM records LEFT JOIN parents ON record = id WHERE id = ?
+    UNION
+    SELECT one.id, one.kind, one.snapshot, one.exact, above.position, above.parent
+    FROM family JOIN records one ON one.id = family.parent LEFT JOIN parents above ON above.record = one.id
+)
+SELECT id, kind, snapshot, exact, parent FROM family ORDER BY position
+"""
+_SHARING = (
+    "WITH wanted (id) AS (SELECT value FROM json_each(?)), sharing (id) AS (SELECT id FROM wanted UNION"
+    " SELECT other.id FROM wanted JOIN records USING (id) JOIN records AS other ON other.diff_id = records.diff_id)"
+)
 _FAMILY = "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"
+
+
+One = TypeVar("One")
+
+
+class Family(dict[str, One]):
+    """A record and all that it stands on, by their ids; `NotFound` for one that is not there."""
+
+    def __missing__(self, record_id: str) -> One:
+        raise _missing(record_id)
 
 
 class Records:
@@ -42,7 +66,7 @@ class Records:
         """Return a record; `NotFound` if there is none."""
         record = self.find(record_id)
         if record is None:
-            raise NotFound("no such ref in this store", where=record_id, todo="`shipway ls` lists them")
+            raise _missing(record_id)
         return record
 
     def find(self, record_id: str) -> Record | None:
@@ -60,7 +84,7 @@ class Records:
         if prefix in matches:
             return prefix
         if not matches:
-            raise NotFound("no such ref in this store", where=prefix, todo="`shipway ls` lists them")
+            raise _missing(prefix)
         if len(matches) > 1:
             raise Invalid("several refs start with that", where=prefix, todo="give more of the id")
         return str(matches[0])
@@ -69,15 +93,30 @@ class Records:
         """Return every record, oldest first."""
         return self._with_parents("records", "created, id")
 
+    def sharing(self, ids: Iterable[str]) -> list[Record]:
+        """Return the records with these ids, as far as they are there, and all that share a layer; oldest first."""
+        return self._with_parents("sharing JOIN records USING (id)", "created, id", _SHARING, json.dumps(list(ids)))
+
     def parent(self, record: Record, position: int = 0) -> Record | None:
         """Return one of the parents of a record; None if it has no such."""
         return self.get(record.parents[position]) if len(record.parents) > position else None
 
-    def family(self, record: Record) -> dict[str, Record]:
+    def family(self, record: Record) -> Family[Record]:
         """Return a record and all that it stands on, by their ids, in one look."""
         if not record.parents:
-            return {record.id: record}
-        return {one.id: one for one in self._with_parents("family JOIN records USING (id)", "id", _FAMILY, record.id)}
+            return Family({record.id: record})
+        found = self._with_parents("family JOIN records USING (id)", "id", _FAMILY, record.id)
+        return Family((one.id, one) for one in found)
+
+    def outlines(self, record: Record) -> Family[Outline]:
+        """Return what `family` does, of each record only what its tree is made of: chains are long."""
+        if not record.parents:
+            return Family({record.id: Outline(record.id, record.kind, record.snapshot, record.exact)})
+        found: Family[Outline] = Family()
+        for one, kind, snapshot, exact, parent in self._database.read(_OUTLINES, record.id):
+            before = found[one].parents if one in found else ()
+            found[one] = Outline(one, kind, snapshot, exact, before if parent is None else (*before, parent))
+        return found
 
     def _with_parents(self, source: str, order: str, before: str = "", *values: str) -> list[Record]:
         """Return the records of a source of rows, all as they are at one moment: it is one query."""
@@ -89,11 +128,10 @@ class Records:
         return found
 
     def _first(self, condition: str, value: str) -> Record | None:
-        rows = self._database.read(f"SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1", value)  # noqa: S608  constant
-        if not rows:
-            return None
-        parents = self._database.read("SELECT parent FROM parents WHERE record = ? ORDER BY position", rows[0][0])
-        return read_row(rows[0], [parent for (parent,) in parents])
+        first = f"(SELECT {COLUMNS} FROM records WHERE {condition} LIMIT 1)"  # noqa: S608  constant
+        query = f"SELECT {COLUMNS}, parent FROM {first} LEFT JOIN parents ON record = id ORDER BY position"  # noqa: S608  constant
+        rows = self._database.read(query, value)
+        return read_row(rows[0], [row[-1] for row in rows if row[-1] is not None]) if rows else None
 
     # Making and changing
 
@@ -331,6 +369,10 @@ class Records:
 
 def _pair(record: Record) -> list[str]:
     return [record.id] if record.twin is None else [record.id, record.twin]
+
+
+def _missing(record_id: str) -> NotFound:
+    return NotFound("no such ref in this store", where=record_id, todo="`shipway ls` lists them")
 
 
 def _base36(number: int) -> str:

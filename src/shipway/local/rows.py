@@ -40,6 +40,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return list(dict.fromkeys(key for key in (self.snapshot, self.exact) if key))
 
 
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """A record as far as it matters for what a tree is made of."""
+
+    id: str
+    kind: Kind
+    snapshot: str | None
+    exact: str | None
+    parents: tuple[str, ...] = ()
+
+
 class NewRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller may say about a record that is to be made."""
 

@@ -59,9 +59,9 @@ class Sizes:
         self._driver = driver
         self._directory = root / "snapshots"
 
-    def of(self, record: Record) -> int:
-        """Return the bytes that a record's own snapshots take."""
-        wanted = snapshots(record)
+    def of(self, records: Iterable[Record]) -> dict[str, int]:
+        """Return the bytes of every snapshot of a few records."""
+        wanted = [one for record in records for one in snapshots(record)]
         changed: dict[str, int] = {}
         known: dict[str, tuple[str, int]] = {}
         for one in wanted:
@@ -71,7 +71,7 @@ class Sizes:
                 continue
             for stamp, size in self._database.read("SELECT stamp, bytes FROM sizes WHERE snapshot = ?", one.key):
                 known[one.key] = stamp, size
-        return sum(self._measured(wanted, changed, known).values())
+        return self._measured(wanted, changed, known)
 
     def of_all(self, records: Iterable[Record]) -> dict[str, int]:
         """Return the bytes of every snapshot of `records`, which are all there are; forget those of others."""

@@ -36,7 +36,7 @@ from shipway.local.leases import Leases
 from shipway.local.places import Places
 from shipway.local.records import Records
 from shipway.local.reports import Reports
-from shipway.local.rows import NewRecord, Record
+from shipway.local.rows import NewRecord, Outline, Record
 from shipway.local.sizes import Sizes
 from shipway.local.tags import Tags
 from shipway.local.uploads import Uploads
@@ -213,30 +213,32 @@ class Store:
 
     def layers(self, record: Record) -> list[Record]:
         """Return the records whose layers a tree is made of, base first."""
-        return layering.layers(record, self._family(record))
+        return layering.layers(record, self.records.family(record).__getitem__)
 
     def snapshot_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a tree's layers, base first."""
-        family = self._family(record)
-        found = layering.layers(record, family)
-        in_place = layering.is_in_place(found, family)
-        chain = [
-            self._own_snapshot(one) if here else self._exact_snapshot(one)
-            for one, here in zip(found, in_place, strict=True)
-        ]
-        return [key for key in chain if key] or [self._empty_snapshot(found[-1])]
+        return self.stack(record)[0]
 
-    def _family(self, record: Record) -> layering.Get:
-        """Return what gives the records that a record stands on."""
-        found = self.records.family(record)
-        return lambda one: found.get(one) or self.records.get(one)  # which raises `NotFound`
+    def stack(self, record: Record) -> tuple[list[str], set[str]]:
+        """Return the snapshot keys of a tree's layers, base first, and which stand over others than were below them."""
+        family = self.records.outlines(record)
+        found = layering.layers(family[record.id], family.__getitem__)
+        moved: set[str] = set()
+        chain = []
+        for one, here in zip(found, layering.is_in_place(found, family.__getitem__), strict=True):
+            if here:
+                chain.append(one.snapshot or self._own_snapshot(one))
+            elif key := self._exact_snapshot(one):
+                chain.append(key)
+                moved.add(key)
+        return chain or [self._empty_snapshot(self.records.get(found[-1].id))], moved
 
     def own_chain(self, record: Record) -> list[str]:
         """Return the snapshot keys of a layer and of what it was made over, base first."""
         parent = self.records.parent(record)
         return [*(self.snapshot_chain(parent) if parent is not None else ()), self._own_snapshot(record)]
 
-    def _own_snapshot(self, record: Record) -> str:
+    def _own_snapshot(self, record: Record | Outline) -> str:
         """Return the key of a layer's snapshot; a diff's is made now, if nobody looked into it before."""
         if record.snapshot is not None:
             return record.snapshot
@@ -255,7 +257,7 @@ class Store:
             self.records.update(record.id, snapshot=key)
             return key
 
-    def _exact_snapshot(self, record: Record) -> str:
+    def _exact_snapshot(self, record: Record | Outline) -> str:
         """Return the key of a snapshot that can stand over other layers than those it was made over.
 
         It is empty for a layer that changes nothing.
@@ -346,7 +348,7 @@ class Store:
     def size(self, record: Record) -> int:
         """Return the bytes a record takes on disk: its snapshot, and its layer's blobs."""
         blobs = self.blobs.of_layer(record.diff_id) if record.diff_id else ()
-        return self.sizes.of(record) + sum(blob.size for blob in blobs)
+        return sum(self.sizes.of([record]).values()) + sum(blob.size for blob in blobs)
 
     @cached_property
     def can_clone(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,16 +51,22 @@ def disk_usage(store: Store, filters: Iterable[str] = ()) -> list[UsageRecord]:
     that is held; the mutable one if neither is.
     """
     matches = parse_filters(filters)
-    return [row for row in accounts(store).rows if matches(row)]
+    return [row for row in accounts(store, matches.ids).rows if matches(row)]
 
 
-def accounts(store: Store) -> Accounts:
-    """Return the store's books. Snapshots that did not change since the last time are not looked into."""
+def accounts(store: Store, ids: Collection[str] | None = None) -> Accounts:
+    """Return the store's books. Snapshots that did not change since the last time are not looked into.
+
+    With `ids` they are those of the records with these ids, and of others that have the same layers.
+    """
     store.reclaim()
     in_use = store.holds.in_use()
-    records = store.records.all()
-    sizes = store.sizes.of_all(records)
-    blobs = layer_blobs(store)
+    if ids is None:
+        records = store.records.all()
+        sizes, blobs = store.sizes.of_all(records), layer_blobs(store)
+    else:
+        records = store.records.sharing(ids)
+        sizes, blobs = store.sizes.of(records), layer_blobs(store, {one.diff_id for one in records if one.diff_id})
     visible = [record for record in records if _is_visible(record, in_use)]
     own = {record.id: sum(sizes.get(one.key, 0) for one in snapshots(record)) for record in visible}
     sharing = Counter(record.diff_id for record in visible if record.diff_id)
@@ -76,12 +83,14 @@ def accounts(store: Store) -> Accounts:
     return Accounts(rows, own, diff_ids, blobs)
 
 
-def layer_blobs(store: Store) -> dict[str, list[Blob]]:
-    """Return the blobs that hold layers, by DiffID."""
+def layer_blobs(store: Store, diff_ids: Collection[str] | None = None) -> dict[str, list[Blob]]:
+    """Return the blobs that hold layers, all or those with one of `diff_ids`, by DiffID."""
     block = os.statvfs(store.root).f_frsize
     found: dict[str, list[Blob]] = defaultdict(list)
     query = "SELECT diff_id, digest, size, packed FROM blobs WHERE diff_id IS NOT NULL"
-    for diff_id, digest, size, packed in store.database.read(query):
+    some = () if diff_ids is None else (json.dumps(list(diff_ids)),)
+    only = " AND diff_id IN (SELECT value FROM json_each(?))" if some else ""
+    for diff_id, digest, size, packed in store.database.read(query + only, *some):
         found[diff_id].append(Blob(digest, _rounded(size, block), bool(packed)))
     return found
 

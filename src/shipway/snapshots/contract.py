@@ -20,7 +20,7 @@ threads or processes never work on the same key at a time (the store's leases se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -61,17 +61,22 @@ class SnapshotDriver(Protocol):
     def is_committed(self, key: str) -> bool:
         """Whether `key` is committed; `NotFound` if there is no such snapshot."""
 
-    def mounts(self, chain: Chain, *, readonly: bool, settled: bool = False) -> list[Mount]:
+    def mounts(
+        self, chain: Chain, *, readonly: bool, settled: bool = False, moved: Collection[str] = ()
+    ) -> list[Mount]:
         """Return the mounts that show the chain's tree; a committed snapshot's are always read-only.
 
         `settled` says that nobody writes into the snapshot any more, though it is still active (its ref was
         committed, but not finalized): it is shown as a committed one is, by as many processes as like to.
+        `moved` are those of the chain that stand over others than they were made over (see `separate`).
         """
 
-    def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> AbstractContextManager[Path]:
+    def mounted(
+        self, chain: Chain, *, readonly: bool, settled: bool = False, moved: Collection[str] = ()
+    ) -> AbstractContextManager[Path]:
         """Return a context manager that yields a directory with the tree and cleans up.
 
-        Several at a time, from several threads, share their data. See `mounts` for `settled`.
+        Several at a time, from several threads, share their data. See `mounts` for `settled` and `moved`.
         """
 
     def tree(self, chain: Chain) -> AbstractContextManager[LocalTree]:

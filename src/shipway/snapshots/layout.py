@@ -27,6 +27,7 @@ FILES = "fs"
 WORK = "work"
 MERGED = "fs-"
 _KEY = re.compile(r"[0-9a-z]{1,128}")
+_KEYS = re.compile(r"[0-9a-z]{1,128}(?:/[0-9a-z]{1,128})*")
 _BLOCK = 512
 
 
@@ -59,15 +60,23 @@ class Layout:
 
     def files(self, chain: Chain) -> list[str]:
         """Return the `fs` directories of a chain; `NotFound` if a snapshot is missing, `Invalid` for an empty one."""
-        if not chain:
-            raise Invalid("an empty chain of snapshots")
         base = f"{self.snapshots}/"
-        paths = [f"{base}{key}/{FILES}" for key in chain]  # chains are long, and pathlib is slow
+        paths = [base + name for name in self.names(chain)]  # chains are long, and pathlib is slow
         for key, path in zip(chain, paths, strict=True):
-            if not _KEY.fullmatch(key) or not os.path.isdir(path):
+            if not os.path.isdir(path):
                 self.existing(key)  # says what is wrong
                 raise NotFound("the snapshot has lost its files", where=key)
         return paths
+
+    def names(self, chain: Chain) -> list[str]:
+        """Return the names below `snapshots` of a chain's `fs` directories, there or not; `Invalid` as `files` is."""
+        if not chain:
+            raise Invalid("an empty chain of snapshots")
+        together = "/".join(chain)
+        if together.count("/") != len(chain) - 1 or not _KEYS.fullmatch(together):
+            for key in chain:
+                self.path(key)  # says what is wrong
+        return [f"{key}/{FILES}" for key in chain]
 
     def is_committed(self, key: str) -> bool:
         """Whether `key` is committed, which is to have no work directory; `NotFound` if there is no such snapshot."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +23,8 @@ MAX_LAYERS = 500
 _MAX_VALUE = 255
 _MAX_DATA = 4095
 _PLENTY = 3500  # bytes of names that leave room for the other options
+_MANY = 32
+"""From so many layers on, a thread and one call take less than a call for each layer."""
 _SPECIAL = re.compile(r"([\\:,])")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -44,13 +46,17 @@ def _unescape(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """An overlay's directories, the base first among `lower`, and its other options."""
+    """An overlay's directories, the base first among `lower`, and its other options.
+
+    Their names may be relative to `directory`.
+    """
 
     lower: tuple[str, ...]
     upper: str = ""
     work: str = ""
     options: tuple[str, ...] = ()
     readonly: bool = False
+    directory: str = ""
 
     @classmethod
     def parse(cls, mount: Mount) -> Overlay:
@@ -72,13 +78,26 @@ class Overlay:
 
     def as_mount(self) -> Mount:
         """Return the `Mount` for it, its paths escaped for mount(8)."""
-        options = ["lowerdir=" + ":".join(escape(one) for one in reversed(self.lower))]
+        whole = self.from_anywhere()
+        options = ["lowerdir=" + ":".join(escape(one) for one in reversed(whole.lower))]
         if self.upper:
-            options += [f"upperdir={escape(self.upper)}", f"workdir={escape(self.work)}"]
+            options += [f"upperdir={escape(whole.upper)}", f"workdir={escape(whole.work)}"]
         return Mount("overlay", "overlay", options=(*options, *self.options, "ro" if self.readonly else "rw"))
 
+    def from_anywhere(self) -> Overlay:
+        """Return the overlay with names that are not relative to `directory`."""
+        if not self.directory:
+            return self
+        lower = tuple(_joined(self.directory, one) for one in self.lower)
+        upper, work = (one and _joined(self.directory, one) for one in (self.upper, self.work))
+        return replace(self, lower=lower, upper=upper, work=work, directory="")
 
-def mount_all(mounts: Sequence[Mount], target: str | Path, *, how: How = "auto") -> None:
+
+def _joined(directory: str, name: str) -> str:
+    return name if name.startswith("/") else f"{directory}/{name}"
+
+
+def mount_all(mounts: Sequence[Mount | Overlay], target: str | Path, *, how: How = "auto") -> None:
     """Mount all of `mounts` at the directory `target`; if one fails, none stays.
 
     Raises `Invalid` for more than 500 layers, `NotFound` for a missing
@@ -87,7 +106,7 @@ def mount_all(mounts: Sequence[Mount], target: str | Path, *, how: How = "auto")
     done: list[str] = []
     try:
         for one in mounts:
-            place = os.path.join(target, one.target) if one.target else str(target)
+            place = os.path.join(target, one.target) if isinstance(one, Mount) and one.target else str(target)
             _mount_one(one, place, how)
             done.append(place)
     except BaseException:
@@ -135,16 +154,19 @@ def _mount_table() -> Iterator[tuple[bytes, str]]:
             yield point, fields[fields.index(b"-", 6) + 1].decode()
 
 
-def _mount_one(mount: Mount, target: str, how: How) -> None:
+def _mount_one(mount: Mount | Overlay, target: str, how: How) -> None:
     try:
-        if mount.type == "bind":
+        if isinstance(mount, Overlay):
+            _overlay(mount, target, how)
+        elif mount.type == "bind":
             _bind(mount, target)
         elif mount.type == "overlay":
             _overlay(Overlay.parse(mount), target, how)
         else:
             raise Invalid(f"a mount of type {mount.type!r}, which only mount(8) can make", where=target)
     except OSError as error:
-        raise _refused(error, target, f"{mount.type} mount") from error
+        kind = "overlay" if isinstance(mount, Overlay) else mount.type
+        raise _refused(error, target, f"{kind} mount") from error
 
 
 def _bind(mount: Mount, target: str) -> None:
@@ -167,15 +189,31 @@ def _overlay(overlay: Overlay, target: str, how: How) -> None:
             f"{len(overlay.lower)} layers, and overlayfs takes {MAX_LAYERS}", where=target, todo="flatten the chain"
         )
     target = os.path.abspath(target)
-    if how != "mount" and _has_lowerdir_plus(how):
-        paths = (*overlay.lower, overlay.upper, overlay.work)
-        # Kernels differ in which of these options they read backslashes as escapes.
-        if all(len(os.fsencode(path)) <= _MAX_VALUE and "\\" not in path for path in paths):
-            _with_fsopen(overlay, target)
-        else:
-            _with_short_names(overlay, lambda short: _with_fsopen(short, target))
+    if how == "mount" or not _has_lowerdir_plus(how):
+        _with_short_names(overlay.from_anywhere(), lambda short: _with_mount(short, target))
         return
-    _with_short_names(overlay, lambda short: _with_mount(short, target))
+    if how == "auto" and len(overlay.lower) >= _MANY and overlay.directory and _are_short(_names(overlay)):
+        with suppress(OSError, RuntimeError):  # if not for want of a thread, the other way fails as well, and says more
+            _in_directory(overlay.directory, lambda: _with_mount(overlay, target))
+            return
+    overlay = overlay.from_anywhere()
+    names = [os.fsencode(name) for name in _names(overlay)]
+    # Kernels differ in which of these options they read backslashes as escapes.
+    if max(map(len, names)) <= _MAX_VALUE and not any(b"\\" in name for name in names):
+        _with_fsopen(overlay, target)
+    else:
+        _with_short_names(overlay, lambda short: _with_fsopen(short, target))
+
+
+def _names(overlay: Overlay) -> list[str]:
+    """Return the names of an overlay's directories, in the order of its fields."""
+    return [name for name in (*overlay.lower, overlay.upper, overlay.work) if name]
+
+
+def _are_short(names: list[str]) -> bool:
+    """Whether names fit into the options of mount(2) as they are."""
+    together = "/".join(names)
+    return len(os.fsencode(together)) <= _PLENTY and not _SPECIAL.search(together)
 
 
 _probed: dict[str, bool] = {}
@@ -206,8 +244,7 @@ def _with_fsopen(overlay: Overlay, target: str) -> None:
     context = syscalls.FsContext("overlay")
     try:
         context.set("source", "overlay")
-        for path in reversed(overlay.lower):
-            context.set("lowerdir+", path)
+        context.set_each("lowerdir+", map(os.fsencode, reversed(overlay.lower)))
         if overlay.upper:
             context.set("upperdir", overlay.upper)
             context.set("workdir", overlay.work)
@@ -229,7 +266,7 @@ def _with_mount(overlay: Overlay, target: str) -> None:
     if overlay.upper:
         options += [f"upperdir={overlay.upper}", f"workdir={overlay.work}"]
     data = ",".join([*options, *overlay.options])
-    if len(data) > _MAX_DATA:
+    if len(os.fsencode(data)) > _MAX_DATA:
         raise Invalid(f"{len(overlay.lower)} layers are more than this kernel mounts", where=target, todo="flatten")
     syscalls.mount("overlay", target, "overlay", syscalls.MS_RDONLY if overlay.readonly else 0, data)
 
@@ -240,10 +277,10 @@ def _with_short_names(overlay: Overlay, attach: Callable[[Overlay], None]) -> No
     The kernel takes 4095 bytes of options, or 255 of a single one. The process's working directory is
     left alone. Names relative to the directory that all have in common will often do; else they are symlinks.
     """
-    paths = [os.path.abspath(path) for path in (*overlay.lower, overlay.upper, overlay.work) if path]
+    paths = [os.path.abspath(path) for path in _names(overlay)]
     common = os.path.commonpath(paths)
     names = [path[len(common) :].lstrip("/") or "." for path in paths]
-    if sum(map(len, names)) + len(names) <= _PLENTY and not any(_SPECIAL.search(name) for name in names):
+    if _are_short(names):
         _in_directory(common, lambda: attach(_renamed(overlay, names)))
         return
     with tempfile.TemporaryDirectory(prefix="shipway-mount-") as directory:
@@ -263,6 +300,7 @@ def _renamed(overlay: Overlay, names: list[str]) -> Overlay:
 def _in_directory(directory: str, action: Callable[[], None]) -> None:
     """Do something in a thread whose own working directory is `directory`."""
     failures: list[BaseException] = []
+    running = _thread.allocate_lock()
 
     def run() -> None:
         try:
@@ -271,10 +309,16 @@ def _in_directory(directory: str, action: Callable[[], None]) -> None:
             action()
         except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
             failures.append(error)
+        finally:
+            running.release()
 
-    thread = threading.Thread(target=run, name="shipway-mount")
-    thread.start()
-    thread.join()
+    running.acquire()
+    _thread.start_new_thread(run, ())  # `threading` would wait for its start too, which on a busy machine is long
+    try:
+        running.acquire()
+    except BaseException:
+        running.acquire()  # what was begun is not left behind, to mount something later
+        raise
     if failures:
         raise failures[0]
 

@@ -73,6 +73,12 @@ class Mountpoints:
         path.rmdir()  # never recursively: were it still mounted, the snapshot's files would go
         return busy
 
+    def give_up(self, path: Path) -> None:
+        """Remove a mount point that was not mounted on, or was when an interrupt came."""
+        with suppress(ShipwayError):
+            unmount(path, detach=True)
+        path.rmdir()
+
     def discard_copy(self, path: Path) -> None:
         """Remove a private copy."""
         _remove(path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,12 +113,26 @@ class NativeDriver:
         """Whether `key` is committed; `NotFound` if there is no such snapshot."""
         return self._layout.is_committed(key)
 
-    def mounts(self, chain: Chain, *, readonly: bool, settled: bool = False) -> list[Mount]:
+    def mounts(
+        self,
+        chain: Chain,
+        *,
+        readonly: bool,
+        settled: bool = False,
+        moved: Collection[str] = (),  # noqa: ARG002  of the contract
+    ) -> list[Mount]:
         """Return the mounts that show the chain's tree; see `SnapshotDriver.mounts`."""
         return [_bind(self._files(chain), readonly=readonly or settled or self.is_committed(chain[-1]))]
 
     @contextmanager
-    def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> Iterator[Path]:
+    def mounted(
+        self,
+        chain: Chain,
+        *,
+        readonly: bool,
+        settled: bool = False,
+        moved: Collection[str] = (),  # noqa: ARG002  of the contract
+    ) -> Iterator[Path]:
         """Show the chain's tree; see `SnapshotDriver.mounted`.
 
         Where mounting is not allowed a settled one is shown as a private copy, another as itself.
@@ -132,7 +146,7 @@ class NativeDriver:
             try:
                 mount_all([_bind(files, readonly=True)], point)
             except BaseException:
-                point.rmdir()
+                self._mountpoints.give_up(point)
                 raise
             try:
                 yield point

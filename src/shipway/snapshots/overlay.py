@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +94,7 @@ class OverlayDriver:
             lower = stage / FILES
             (lower / "directory").mkdir()
             (lower / "directory" / "file").touch()
-            overlay = Overlay((str(lower),), str(upper), str(work), options)
-            point = self._mountpoints.new()
-            try:
-                mount_all([overlay.as_mount()], point)
-            except BaseException:
-                point.rmdir()
-                raise
+            point = self._mount(Overlay((str(lower),), str(upper), str(work), options))
             try:
                 (point / "directory" / "file").unlink()
                 (point / "directory").rmdir()
@@ -149,32 +143,46 @@ class OverlayDriver:
         """Whether `key` is committed; `NotFound` if there is no such snapshot."""
         return self._layout.is_committed(key)
 
-    def mounts(self, chain: Chain, *, readonly: bool, settled: bool = False) -> list[Mount]:
+    def mounts(
+        self, chain: Chain, *, readonly: bool, settled: bool = False, moved: Collection[str] = ()
+    ) -> list[Mount]:
         """Return the mounts that show the chain's tree; see `SnapshotDriver.mounts`."""
         settled = settled or self.is_committed(chain[-1])
         if not settled:
             self._take_over(chain)
-        return self._mounts(chain, readonly=readonly, settled=settled, volatile=False)
+        self._layout.files(chain)
+        one = self._view(chain, moved, readonly=readonly, settled=settled, volatile=False)
+        return [one.as_mount() if isinstance(one, Overlay) else one]
 
-    def _mounts(self, chain: Chain, *, readonly: bool, settled: bool, volatile: bool) -> list[Mount]:
-        layers = self._layers(chain)
+    def _view(
+        self, chain: Chain, moved: Collection[str], *, readonly: bool, settled: bool, volatile: bool
+    ) -> Mount | Overlay:
+        """Return what to mount; whether its directories are there is left to the mount."""
+        layers = self._layers(chain, moved)
         readonly = readonly or settled
-        if len(layers) == 1 and not (self._layout.path(chain[-1]) / _BASE).exists():
-            layers.insert(0, self._empty())  # a layer may hold whiteouts, which only overlayfs hides
+        home = f"{self._layout.snapshots}/"
         if len(layers) == 1:
-            return [Mount("bind", layers[0], options=("bind", "ro" if readonly else "rw"))]
+            if os.access(f"{home}{chain[-1]}/{_BASE}", os.F_OK):
+                return Mount("bind", home + layers[0], options=("bind", "ro" if readonly else "rw"))
+            layers.insert(0, self._empty())  # a layer may hold whiteouts, which only overlayfs hides
         options = tuple(one for one in self._options if one != "volatile" or volatile)
         if settled:
-            return [Overlay(tuple(layers), "", "", options, readonly=True).as_mount()]
-        work = os.path.join(self._layout.path(chain[-1]), WORK)
-        return [Overlay(tuple(layers[:-1]), layers[-1], work, options, readonly=readonly).as_mount()]
+            return Overlay(tuple(layers), "", "", options, readonly=True, directory=home[:-1])
+        *lower, upper = layers
+        work = f"{chain[-1]}/{WORK}"
+        return Overlay(tuple(lower), upper, work, options, readonly=readonly, directory=home[:-1])
 
-    def _layers(self, chain: Chain) -> list[str]:
-        """Return the directories to mount, base first."""
+    def _layers(self, chain: Chain, moved: Collection[str]) -> list[str]:
+        """Return the names below `snapshots` of the directories to mount, base first."""
+        names = self._layout.names(chain)
+        if not moved:
+            return names
         layers = []
-        for path in self._layout.files(chain):
-            under = path.removesuffix(FILES) + _UNDER
-            layers += [under, path] if os.path.isdir(under) else [path]
+        for key, name in zip(chain, names, strict=True):
+            under = f"{key}/{_UNDER}"
+            if key in moved and os.path.isdir(f"{self._layout.snapshots}/{under}"):
+                layers.append(under)
+            layers.append(name)
         return layers
 
     def _empty(self) -> str:
@@ -183,31 +191,33 @@ class OverlayDriver:
         path.mkdir(mode=0o755, exist_ok=True)
         return str(path)
 
-    def mounted(self, chain: Chain, *, readonly: bool, settled: bool = False) -> AbstractContextManager[Path]:
+    def mounted(
+        self, chain: Chain, *, readonly: bool, settled: bool = False, moved: Collection[str] = ()
+    ) -> AbstractContextManager[Path]:
         """Return a context manager that shows the chain's tree; see `SnapshotDriver.mounted`.
 
         What still uses a mount when the block ends sees it until it stops; for a
         writable one that is an error, `Locked`, since it may go on writing.
         """
         if settled or self.is_committed(chain[-1]):
-            return self._shown(self._mounts(chain, readonly=True, settled=True, volatile=False))
-        return self._shown_active(chain, readonly=readonly)
+            return self._shown(self._view(chain, moved, readonly=True, settled=True, volatile=False), chain)
+        return self._shown_active(chain, moved, readonly=readonly)
 
     @contextmanager
-    def _shown(self, mounts: list[Mount]) -> Iterator[Path]:
-        point = self._mount(mounts)
+    def _shown(self, view: Mount | Overlay, chain: Chain) -> Iterator[Path]:
+        point = self._mount(view, chain)
         try:
             yield point
         finally:
             self._mountpoints.release(point)
 
     @contextmanager
-    def _shown_active(self, chain: Chain, *, readonly: bool) -> Iterator[Path]:
+    def _shown_active(self, chain: Chain, moved: Collection[str], *, readonly: bool) -> Iterator[Path]:
         """Show an active snapshot by its one mount: two overlays must never share a writable layer."""
-        path = self._acquire(chain)
+        path = self._acquire(chain, moved)
         try:
             if readonly:
-                with self._shown([Mount("bind", str(path), options=("bind", "ro"))]) as point:
+                with self._shown(Mount("bind", str(path), options=("bind", "ro")), chain) as point:
                     yield point
             else:
                 yield path
@@ -217,13 +227,13 @@ class OverlayDriver:
         if self._release(chain):
             raise Locked("something still uses the mount, which may go on writing", where=chain[-1])
 
-    def _acquire(self, chain: Chain) -> Path:
+    def _acquire(self, chain: Chain, moved: Collection[str]) -> Path:
         with self._guard:
             shared = self._shared.get(chain[-1])
             if shared is None:
                 self._take_over(chain)
-                shared = _Shared(self._mount(self._mounts(chain, readonly=False, settled=False, volatile=True)))
-                self._shared[chain[-1]] = shared
+                view = self._view(chain, moved, readonly=False, settled=False, volatile=True)
+                shared = self._shared[chain[-1]] = _Shared(self._mount(view, chain))
             shared.users += 1
             return shared.path
 
@@ -238,12 +248,18 @@ class OverlayDriver:
             self._reset_work(chain)
             return busy
 
-    def _mount(self, mounts: list[Mount]) -> Path:
+    def _mount(self, view: Mount | Overlay, chain: Chain = ()) -> Path:
+        """Mount a view of a chain at a new place; `NotFound` names a snapshot of the chain that is missing.
+
+        The mount itself finds out that one is: only then is it looked for which.
+        """
         point = self._mountpoints.new()
         try:
-            mount_all(mounts, point)
-        except BaseException:
-            point.rmdir()
+            mount_all([view], point)
+        except BaseException as error:
+            self._mountpoints.give_up(point)
+            if chain and isinstance(error, ShipwayError):
+                self._layout.files(chain)
             raise
         return point
 

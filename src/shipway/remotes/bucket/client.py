@@ -127,7 +127,7 @@ class BucketRemote:
     def _put(self, key: str, data: bytes, where: str, mode: PutMode = "overwrite") -> None:
         with translated(where):
             self._traffic.add(requests=1)
-            obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+            apart(partial(obstore.put, self._store, key, data, mode=mode, use_multipart=False))
         self._traffic.add(sent=len(data))
 
     def _has_manifest(self, descriptor: Descriptor) -> bool:
@@ -165,7 +165,7 @@ class BucketRemote:
         try:
             with translated(where):
                 self._traffic.add(requests=1)
-                return obstore.head(self._store, key)["size"] == descriptor.size
+                return apart(partial(obstore.head, self._store, key))["size"] == descriptor.size
         except NotFound:
             return False
 
@@ -247,13 +247,18 @@ class BucketRemote:
         self._traffic.add(requests=-(-descriptor.size // part) + 2)
         try:
             with translated(where):
-                obstore.put(
-                    self._store,
-                    key,
-                    source,
-                    use_multipart=True,
-                    chunk_size=part,
-                    max_concurrency=parallel_uploads(self._reference),
+                # Whoever gives it up closes the file beneath it: an upload that is left behind comes to nothing,
+                # or, if all was read, to a blob that is whole.
+                apart(
+                    partial(
+                        obstore.put,
+                        self._store,
+                        key,
+                        source,
+                        use_multipart=True,
+                        chunk_size=part,
+                        max_concurrency=parallel_uploads(self._reference),
+                    )
                 )
         except BaseException:
             if source.failure is not None:
@@ -270,7 +275,7 @@ class BucketRemote:
         try:
             with translated(where):
                 self._traffic.add(requests=1)
-                obstore.copy(self._store, _blob_key(source, descriptor), self._blob_key(descriptor))
+                apart(partial(obstore.copy, self._store, _blob_key(source, descriptor), self._blob_key(descriptor)))
         except NotFound:
             return False
         return True
