@@ -60,10 +60,10 @@ class Batch:
         return start
 
     def contents(self) -> Iterator[Buffer]:
-        """Yield the tar bytes in order."""
+        """Yield the tar bytes in order, as few pieces as there can be: each costs a hasher Python's lock twice."""
         if not self.parts:
             yield self.view[: self.used]
-        for part in self.parts:
+        for part in _joined(self.parts):
             if part.is_hole:
                 yield from _zeros(part.size)
             else:
