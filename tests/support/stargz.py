@@ -16,6 +16,7 @@ from isal import igzip
 from shipway import oci
 from shipway.layers.chunked import ESTARGZ, modtime
 from shipway.oci import Descriptor
+from support.trees import below
 
 FOOTER = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0%016xSTARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0"
 OLD_FOOTER = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x16\0%016xSTARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0"
@@ -88,7 +89,7 @@ def written(tree: Path, *, chunk: int = 512 << 10, least: int = 0, first: Sequen
     """Write all of a directory; the files of `first` come before the others, and a landmark between the two."""
     writer = StargzWriter(chunk=chunk, least=least)
     with tarfile.open(fileobj=io.BytesIO(), mode="w", dereference=False) as archive:  # to look at files with
-        paths = sorted(tree.rglob("*"), key=lambda path: os.fsencode(path).replace(b"/", b"\0"))
+        paths = sorted(below(tree), key=lambda path: os.fsencode(path).replace(b"/", b"\0"))
         ahead = [tree / name for name in first]
         for path in ahead:
             _add(writer, archive, tree, path)

@@ -30,6 +30,11 @@ class Seen:
     """All paths of a hard-linked file."""
 
 
+def below(tree: Path) -> list[Path]:
+    """Return all that is in a tree; `Path.rglob` of Python 3.11.2 fails at a symlink whose target is too long."""
+    return [Path(root, name) for root, names, others in os.walk(tree) for name in (*names, *others)]
+
+
 def describe(root: Path, *, owners: bool = True, dir_times: bool = True) -> dict[str, Seen]:
     """Return everything there is to compare about a tree, by relative path ("" is the root)."""
     paths = [""]

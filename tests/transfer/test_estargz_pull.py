@@ -18,7 +18,7 @@ from support import random_trees
 from support.caches import OpenCache, cache, open_cache
 from support.images import FileRemote, put_layer
 from support.stargz import OLD_FOOTER, Json, written
-from support.trees import describe, make_noisy_tree
+from support.trees import below, describe, make_noisy_tree
 
 from shipway import Cache, Progress, Way, oci
 from shipway.errors import Corrupt
@@ -197,7 +197,7 @@ def test_headers_that_are_not_ours_though_it_is_said_lead_to_the_whole_blob(
     pulled(cache, remote, another(remote, tree))
     change(tree / "large")
     said = {chunked.HEADERS: chunked.HEADERS_VERSION}
-    for path in tree.rglob("*"):  # times that tables of seconds can say
+    for path in below(tree):  # times that tables of seconds can say
         os.utime(path, (10**9, 10**9), follow_symlinks=False)
     os.utime(tree, (10**9, 10**9))
     record, layer = pulled(cache, remote, oci.annotated(another(remote, tree), said))
