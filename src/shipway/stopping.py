@@ -134,7 +134,8 @@ class Waiting:
 def apart(call: Callable[[], T], drop: Callable[[T], object] = lambda _: None) -> T:
     """Return what `call` does, which cannot be told to end: a thread of its own does it, and is left behind.
 
-    What comes after nobody waits any more is given to `drop`. So it must do nothing that could be seen later.
+    What comes after nobody waits any more is given to `drop`. So it must do nothing that is wrong if it
+    is seen later: a blob may appear, a name must not change.
     """
     work = _work.get()
     if work is None:

@@ -127,7 +127,7 @@ class BucketRemote:
     def _put(self, key: str, data: bytes, where: str, mode: PutMode = "overwrite") -> None:
         with translated(where):
             self._traffic.add(requests=1)
-            apart(partial(obstore.put, self._store, key, data, mode=mode, use_multipart=False))
+            obstore.put(self._store, key, data, mode=mode, use_multipart=False)
         self._traffic.add(sent=len(data))
 
     def _has_manifest(self, descriptor: Descriptor) -> bool:
@@ -240,7 +240,7 @@ class BucketRemote:
     def _upload(self, descriptor: Descriptor, pieces: Iterator[bytes], where: str) -> None:
         key = self._blob_key(descriptor)
         if descriptor.size <= self._part:
-            self._put(key, b"".join(pieces), where)
+            apart(partial(self._put, key, b"".join(pieces), where))
             return
         part = max(self._part, -(-descriptor.size // _MAX_PARTS // PIECE) * PIECE)
         source = _Source(pieces, self._traffic)
