@@ -253,6 +253,8 @@ LEFTOVERS = {
     "an orphan snapshot": "snapshots/zzz9",
     "a directory that is no snapshot": "snapshots/Not-A-Key",
     "a directory among the blobs": "blobs/sha256/what",
+    "a name that is no text": "blobs/sha256/\udcff\udcfe",
+    "a name that is no text among the snapshots": "snapshots/\udcff",
     "something unfinished": "ingest/blob-1",
     "what a dead process had mounted": "mounts/0123456789ab",
     "a lock that died with its holder": "locks/l-pack-x",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from shipway.cli.text import iso
@@ -15,7 +15,7 @@ Document = dict[str, Any]
 
 def usage(record: UsageRecord) -> Document:
     """Return a record as `ls`, `du`, `prune` and `show` print it."""
-    return asdict(record) | {
+    return {field.name: getattr(record, field.name) for field in fields(record)} | {
         "parents": list(record.parents),
         "created": iso(record.created),
         "last_used": iso(record.last_used),

@@ -20,6 +20,7 @@ from typing import BinaryIO, Self
 import msgspec
 
 from shipway.errors import NoSpace, NotFound, Unavailable
+from shipway.local.broken import unknown
 from shipway.local.database import Database
 from shipway.oci import Descriptor, check_digest, check_match, check_size
 from shipway.trees.removal import remove_tree
@@ -144,14 +145,17 @@ class Blobs:
 
     def orphans(self) -> list[str]:
         """Return the names of files that are no blob of this store."""
-        on_disk = os.listdir(self._directory)
-        known = {row[0].removeprefix("sha256:") for row in self._database.read("SELECT digest FROM blobs")}
-        return sorted(name for name in on_disk if name not in known)
+        with os.scandir(self._directory) as items:
+            names = (item.name for item in items)
+            return unknown(self._database, names, f"SELECT substr(digest, {len('sha256:') + 1}) FROM blobs")  # noqa: S608  constant
 
     def remove_orphan(self, name: str) -> None:
         """Remove a file that is no blob of this store, unless it has become one."""
         with self._database.write() as db:
-            if db.execute("SELECT 1 FROM blobs WHERE digest = ?", (f"sha256:{name}",)).fetchone() is None:
+            known = (
+                name.isascii() and db.execute("SELECT 1 FROM blobs WHERE digest = ?", (f"sha256:{name}",)).fetchone()
+            )
+            if not known:
                 fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     remove_tree(fd, name)

@@ -33,6 +33,8 @@ WITH RECURSIVE family (id, kind, snapshot, exact, position, parent) AS (
 )
 SELECT id, kind, snapshot, exact, parent FROM family ORDER BY position
 """
+SNAPSHOTS = "SELECT snapshot FROM records UNION ALL SELECT exact FROM records UNION ALL SELECT snapshot FROM pending"
+"""Every snapshot key that belongs to a record or is being made."""
 _FAMILY = "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"
 
 
@@ -352,10 +354,7 @@ class Records:
 
     def known_snapshots(self) -> set[str]:
         """Return every snapshot key that belongs to a record or is being made."""
-        rows = self._database.read(
-            "SELECT snapshot FROM records UNION SELECT exact FROM records UNION SELECT snapshot FROM pending"
-        )
-        return {row[0] for row in rows}
+        return {key for (key,) in self._database.read(SNAPSHOTS)}
 
 
 def _pair(record: Record) -> list[str]:

@@ -27,14 +27,14 @@ from shipway.limits import Limits
 from shipway.local import layering
 from shipway.local.absences import Absences
 from shipway.local.blobs import Blobs, disk_errors
-from shipway.local.broken import drop_broken
+from shipway.local.broken import drop_broken, unknown
 from shipway.local.database import Database
 from shipway.local.holds import Holds
 from shipway.local.indexes import Indexes
 from shipway.local.kept import Kept
 from shipway.local.leases import Leases
 from shipway.local.places import Places
-from shipway.local.records import Records
+from shipway.local.records import SNAPSHOTS, Records
 from shipway.local.reports import Reports
 from shipway.local.rows import NewRecord, Outline, Record
 from shipway.local.sizes import Sizes
@@ -187,9 +187,7 @@ class Store:
 
     def orphan_snapshots(self) -> list[str]:
         """Return the keys of snapshots that belong to no record and are not being made."""
-        on_disk = list(self.driver.keys())  # first: what is made is in the database before it is on disk
-        known = self.records.known_snapshots()
-        return [key for key in on_disk if key not in known]
+        return unknown(self.database, self.driver.keys(), SNAPSHOTS)
 
     def remove_orphans(self) -> None:
         """Remove snapshots and blobs that no row speaks of; a crash between a row and its files leaves such."""

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from shipway import oci
 from shipway.errors import Locked
 from shipway.local.blobs import disk_errors
+from shipway.local.broken import unknown
 from shipway.local.findings import Findings
+from shipway.local.records import SNAPSHOTS
 from shipway.local.rows import Record, delete
 from shipway.local.store import Store
 from shipway.trees.removal import remove_tree
@@ -186,17 +188,14 @@ def verify_leftovers(store: Store, findings: Findings) -> None:
     """Check that there is nothing that belongs to nobody."""
     for path in store.driver.leftovers(remove=findings.repair):
         findings.add("leftover", path, "belongs to nobody", "it was removed", lambda: None)
-    on_disk = sorted(os.listdir(store.root / "snapshots"))  # first, as in `Store.orphan_snapshots`
-    known = store.records.known_snapshots()
-    for name in on_disk:
-        if name not in known:
-            findings.add(
-                "leftover",
-                f"snapshots/{name}",
-                "no record has this snapshot",
-                "it was removed",
-                partial(_remove, store, "snapshots", name),
-            )
+    for name in unknown(store.database, os.listdir(store.root / "snapshots"), SNAPSHOTS):
+        findings.add(
+            "leftover",
+            f"snapshots/{name}",
+            "no record has this snapshot",
+            "it was removed",
+            partial(_remove, store, "snapshots", name),
+        )
     for name in store.blobs.orphans():
         findings.add(
             "leftover",

@@ -160,7 +160,7 @@ class Layout:
     def keys(self) -> Iterator[str]:
         """Yield the key of every snapshot."""
         with os.scandir(self.snapshots) as items:
-            yield from sorted(item.name for item in items if _KEY.fullmatch(item.name))
+            yield from (item.name for item in items if _KEY.fullmatch(item.name))
 
     def usage(self, key: str, *, linked: bool = False) -> int:
         """Return the bytes a snapshot takes on disk (blocks, each hard-linked file once).

@@ -1,0 +1,109 @@
+"""A store with very many refs: what is said of them all takes the memory that a few of them take."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.peak import measured
+
+from shipway import Cache, CachePolicy
+
+LIMIT = 150_000_000
+MANY = 20_000
+_COPY = """
+WITH RECURSIVE number (one) AS (VALUES (1) UNION ALL SELECT one + 1 FROM number WHERE one < ?)
+INSERT INTO records SELECT printf('%s%08d', substr(id, 1, 12), one), 'merge', 0, NULL, NULL, NULL, diff_id, chain_id,
+    policy, record_type, description, labels, created + one, last_used, usage_count + one % 7 FROM records, number
+"""
+
+
+def fill(cache: Cache, count: int) -> None:
+    """Make so many unused refs, each of which stands on the one before it or, every fourth, on none."""
+    with cache.new(policy=CachePolicy.RETAIN, description="one of many") as work, work.commit() as first:
+        first.finalize()
+        only = first.id
+    with cache.store.database.write() as db:
+        db.execute(_COPY, (count - 1,))
+        db.execute(
+            "INSERT INTO parents SELECT id, 0, printf('%s%08d', substr(id, 1, 12), substr(id, 13) - 1) FROM records"
+            " WHERE id <> ? AND substr(id, 13) % 4 > 0 AND substr(id, 13) <> '00000001'",
+            (only,),
+        )
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Cache]:
+    with Cache.open(tmp_path / "store", driver="native") as cache:
+        fill(cache, MANY)
+        yield cache
+
+
+def taken(run: Callable[[], Iterator[Any]]) -> tuple[int, int]:
+    """Return how many things an iterator yielded, and the most bytes that Python had at once meanwhile."""
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in run())
+        return count, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(lambda cache: cache.disk_usage(), id="du"),
+        pytest.param(lambda cache: cache.disk_usage(["mutable", "immutable"]), id="du, filtered"),
+        pytest.param(lambda cache: cache.prune(dry_run=True), id="a dry run"),
+        pytest.param(lambda cache: cache.prune(dry_run=True, filters=["immutable"], max_used_space=0), id="by size"),
+        pytest.param(lambda cache: cache.prune(filters=["immutable"], keep_duration=0), id="a prune"),
+    ],
+)
+def test_a_page_of_refs_is_in_memory_at_a_time(full: Cache, run: Callable[[Cache], Iterator[Any]]) -> None:
+    count, used = taken(lambda: run(full))
+    assert count == MANY
+    assert used < 4_000_000  # 200 bytes for each would be as much
+
+
+@pytest.mark.slow
+def test_opening_a_store_compares_its_rows_and_its_files_beside_memory(full: Cache) -> None:
+    with full.store.database.write() as db:
+        db.execute("UPDATE records SET snapshot = 's' || substr(id, 13) WHERE kind = 'merge'")
+    for (key,) in full.store.database.read("SELECT snapshot FROM records WHERE kind = 'merge'"):
+        (full.root / "snapshots" / key).mkdir()
+    full.close()
+    (full.root / "snapshots/stray").mkdir()
+
+    def opened() -> Iterator[str]:
+        with Cache.open(full.root) as cache:
+            yield from cache.store.driver.keys()
+
+    count, used = taken(opened)
+    assert count == MANY
+    assert used < 4_000_000
+    assert not (full.root / "snapshots/stray").exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_million_refs_are_shown_and_pruned_on_150_mb(tmp_path: Path) -> None:
+    count = 1_000_000
+    with Cache.open(tmp_path / "store", driver="native") as cache:
+        fill(cache, count)
+    peaks = {
+        "ls": measured(tmp_path / "store", "ls"),
+        "du": measured(tmp_path / "store", "--json", "du"),
+        "prune --dry-run": measured(tmp_path / "store", "prune", "--dry-run", "--max-used-space", "1MB"),
+        "prune": measured(tmp_path / "store", "prune"),
+    }
+    sys.stdout.write(f"{ {what: f'{used / 1e6:.0f} MB' for what, used in peaks.items()} }\n")
+    assert {what: used for what, used in peaks.items() if used > LIMIT} == {}
+    command = [sys.executable, "-m", "shipway", "--root", str(tmp_path / "store"), "--json", "ls"]
+    assert json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout) == []
