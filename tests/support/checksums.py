@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def listed(*records: tuple[str, str]) -> str:
 
 
 class CountedTree:
-    """A tree made of rows (path, kind, data), and how often each file of it was read."""
+    """A tree made of rows (path, kind, data), and how often the record of each file of it was asked for."""
 
     def __init__(self, rows: list[list[str]]) -> None:
         self.contents = {row[0]: row[2].encode() for row in rows if row[1] == "file"}
@@ -74,9 +74,11 @@ class CountedTree:
         self.tree = MergedTree([[Entry(path="", kind="dir", mode=0o755), *(_entry(*row) for row in rows)]])
         self.checksums = Checksums(self.tree, self._records)
 
-    def _records(self, entries: Sequence[Entry]) -> list[str]:
-        self.reads += [entry.path for entry in entries if entry.size]
-        return [record(header(entry), self.contents.get(entry.path, b""), entry.size, entry.path) for entry in entries]
+    def _records(self, entries: Iterable[Entry]) -> Iterator[str]:
+        for entry in entries:
+            if entry.size:
+                self.reads.append(entry.path)
+            yield record(header(entry), self.contents.get(entry.path, b""), entry.size, entry.path)
 
 
 def _entry(path: str, kind: str, data: str = "") -> Entry:

@@ -78,10 +78,18 @@ CREATE TABLE IF NOT EXISTS sizes (
     bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Records that content checksums are made of, by layer: see local/checksums.py.
+-- What layers change, with the digests that content checksums are made of, in blocks: see local/changes.py.
+CREATE TABLE IF NOT EXISTS changes (
+    record TEXT NOT NULL,
+    first BLOB NOT NULL,          -- the sort key of the first path in the block; empty for the first block
+    data BLOB NOT NULL,
+    PRIMARY KEY (record, first)
+);
+
+-- Records that content checksums of remote layers are made of: see local/checksums.py.
 CREATE TABLE IF NOT EXISTS checksums (
-    layer TEXT PRIMARY KEY,       -- a record, or the digest of a remote layer's table of contents
-    record TEXT,                  -- the record; NULL for a remote layer
+    layer TEXT PRIMARY KEY,       -- the digest of the layer's table of contents
+    record TEXT,                  -- always NULL
     data BLOB NOT NULL,
     used INTEGER NOT NULL
 );
@@ -208,7 +216,7 @@ CREATE TABLE IF NOT EXISTS uploads (
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Connection:
@@ -300,9 +308,10 @@ class Database(Connection):
                     where=str(self.path),
                     todo="upgrade Shipway",
                 )
-            if version < SCHEMA_VERSION:  # so far a newer format only had more tables
+            if version < SCHEMA_VERSION:  # what is in a newer format only is more tables
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
+                db.execute("DELETE FROM checksums WHERE record IS NOT NULL")  # which format 4 has in `changes`
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def write(self) -> AbstractContextManager[sqlite3.Connection]:

@@ -71,7 +71,7 @@ _ABOUT_RECORDS = (
     ("tags", "record"),
     ("manifests", "record"),
     ("cache_mounts", "record"),
-    ("checksums", "layer"),
+    ("changes", "record"),
     ("contents", "record"),
     ("reports", "record"),
     ("answers", "record"),

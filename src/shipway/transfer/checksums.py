@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import closing
 
 from shipway.local.checksums import RemoteDigests
@@ -30,8 +30,9 @@ class _RemoteRecords:
         self._tables = tree.tables
         self._known: dict[int, dict[str, str]] = {}
 
-    def digests(self, entries: Sequence[Entry]) -> list[str]:
-        """Return the digests of the records of entries of the tree; files are fetched for those not known."""
+    def digests(self, wanted: Iterable[Entry]) -> list[str]:
+        """Return the digests of the records of entries of the tree; files not known are fetched, in one go."""
+        entries = list(wanted)
         origins = {entry.path: self._place(entry) for entry in entries if entry.size}
         lacking: dict[tuple[int, str], Entry] = {}
         for entry in entries:

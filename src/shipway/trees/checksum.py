@@ -13,16 +13,23 @@ import hashlib
 import os
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby, tee
+from typing import NamedTuple
 
 from shipway.errors import NotFound
 from shipway.trees.content import check_size
-from shipway.trees.entry import Content, Entry, OpenFile, join, name_key, path_key
-from shipway.trees.included import Included, clean, included
+from shipway.trees.diff import walk
+from shipway.trees.entry import Content, Entry, OpenFile, name_key, path_key
+from shipway.trees.included import Included, Inclusion, Walk, clean, included
 from shipway.trees.select import Listing, resolve
 
-Records = Callable[[Sequence[Entry]], Iterable[str]]
-"""Returns the digests of the records of entries of one tree, in order; for a directory, of its header."""
+Records = Callable[[Iterable[Entry]], Iterable[str]]
+"""Returns the digests of the records of entries of one tree, in order; for a directory, of its header.
+
+It remembers those that cost something, and takes entries as it likes: one at a time, or all that are wanted at once.
+"""
 
 _TYPES = {"reg": b"0", "symlink": b"2", "char": b"3", "block": b"4", "dir": b"5", "fifo": b"6"}
 _PIECE = 1 << 20
@@ -30,14 +37,18 @@ _ZEROS = bytes(_PIECE)
 
 
 class Checksums:
-    """The content checksums of one tree, which never changes. What was once computed is kept. Thread-safe."""
+    """The content checksums of one tree, which never changes. Thread-safe.
 
-    def __init__(self, tree: Listing, records: Records) -> None:
-        """Look at `tree`, whose objects have the `records`; each is asked for at most once."""
+    Entries are gone through one after the other, and of directories that were hashed only the digest is kept.
+    """
+
+    def __init__(self, tree: Listing, records: Records, walked: Walk | None = None) -> None:
+        """Look at `tree`, whose objects have the `records`; `walked` is how to go through it, if not name by name."""
         self._tree = tree
         self._records = records
+        self._walked = walked or partial(walk, tree)
         self._known: dict[str, str] = {}
-        self._headers: dict[str, str] = {}
+        """The digests of directories, by path."""
         self._lock = threading.Lock()
 
     def checksum(
@@ -52,16 +63,9 @@ class Checksums:
         """Return the digest; see `shipway.refs.ImmutableRef.checksum`."""
         with self._lock:
             if not wildcard and not include and not exclude:
-                return self._of(self._found(path, follow=follow))
-            found = included(self._tree, path, wildcard=wildcard, include=include, exclude=exclude)
-            digests = self._of_included(found.items, follow=follow)
-        if len(digests) == 1 and _base(path) == _base(found.items[0].path):
-            return digests[0]
-        listed = hashlib.sha256()
-        for item, digest in zip(found.items, digests, strict=True):
-            name = item.path.removeprefix(found.prefix)
-            listed.update(path_key("/" + name.lstrip("/") if name else "/") + digest.encode())
-        return "sha256:" + listed.hexdigest()
+                return self._whole(self._found(path, follow=follow))
+            found = included(self._tree, self._walked, path, wildcard=wildcard, include=include, exclude=exclude)
+            return self._listed(found, _base(path), follow=follow)
 
     def _found(self, path: str, *, follow: bool) -> Entry:
         entry = self._tree.get(resolve(self._tree, clean(path), follow_last=follow))
@@ -69,54 +73,91 @@ class Checksums:
             raise NotFound("is not in the tree", where=path)
         return entry
 
-    def _of_included(self, items: Sequence[Included], *, follow: bool) -> list[str]:
-        """Return the digest of each object: what a symlink at the top leads to, of a directory its header."""
-        targets = {
-            item.path: self._found(item.path, follow=True)
-            for item in items
-            if follow and item.is_top and item.entry.kind == "symlink"
-        }
-        self._compute([item.entry for item in items], list(targets.values()))
-        return [
-            self._known[targets[item.path].path]
-            if item.path in targets
-            else (self._headers if item.entry.is_dir else self._known)[item.entry.path]
-            for item in items
-        ]
+    def _whole(self, entry: Entry) -> str:
+        known = self._known.get(entry.path)
+        if known is None:
+            (known,) = self._digests([_Wanted(entry, whole=True)])
+        return known
 
-    def _of(self, entry: Entry) -> str:
-        self._compute((), (entry,))
-        return self._known[entry.path]
+    def _listed(self, found: Inclusion, base: str, *, follow: bool) -> str:
+        """Return the digest of a list: what a symlink at the top leads to, of a directory its header."""
+        items, copy = tee(found.items)
+        digests = self._digests(self._wanted(item, follow=follow) for item in copy)
+        listed = hashlib.sha256()
+        count, last = 0, ("", "")
+        for item, digest in zip(items, digests, strict=True):
+            count, last = count + 1, (item.path, digest)
+            name = item.path.removeprefix(found.prefix)
+            listed.update(path_key("/" + name.lstrip("/") if name else "/") + digest.encode())
+        if count == 1 and _base(last[0]) == base:
+            return last[1]
+        return "sha256:" + listed.hexdigest()
 
-    def _compute(self, alone: Iterable[Entry], whole: Iterable[Entry]) -> None:
-        """Make known the records of what stands `alone`, and the digests of `whole` with all that is below."""
-        wanted = {entry.path: entry for entry in alone}
-        directories: list[Entry] = []
-        todo = [entry for entry in whole if entry.path not in self._known]
-        seen: set[str] = set()
-        while todo:
-            entry = todo.pop()
-            if entry.path in self._known or entry.path in seen:
-                continue
-            seen.add(entry.path)
-            wanted[entry.path] = entry
-            if entry.is_dir:
-                directories.append(entry)
-                below = (self._tree.get(join(entry.path, name)) for name in self._tree.names(entry.path))
-                todo += (one for one in below if one is not None)
-        lacking = [
-            entry for entry in wanted.values() if entry.path not in (self._headers if entry.is_dir else self._known)
-        ]
-        for entry, digest in zip(lacking, self._records(lacking), strict=True):
-            (self._headers if entry.is_dir else self._known)[entry.path] = digest
-        for directory in reversed(directories):  # what is below comes later in the list
-            self._known[directory.path] = self._directory(directory)
+    def _wanted(self, item: Included, *, follow: bool) -> _Wanted:
+        if follow and item.is_top and item.entry.kind == "symlink":
+            return _Wanted(self._found(item.path, follow=True), whole=True)
+        return _Wanted(item.entry, whole=False)
 
-    def _directory(self, directory: Entry) -> str:
-        pieces = [b"\0", self._headers[directory.path].encode()]
-        for name in self._tree.names(directory.path):
-            pieces += (b"\0", name_key(name), self._known[join(directory.path, name)].encode())
-        return "sha256:" + hashlib.sha256(b"".join(pieces)).hexdigest()
+    def _digests(self, wanted: Iterable[_Wanted]) -> Iterator[str]:
+        """Yield the digest of each; the records of all of them are asked for at once."""
+        steps, copy = tee(
+            (number, one, entry)
+            for number, one in enumerate(wanted)
+            for entry in (self._walked(one.entry.path) if one.is_tree else (one.entry,))
+        )
+        records = self._records(entry for _, _, entry in copy)
+        for _, group in groupby(zip(steps, records, strict=True), lambda step: step[0][0]):
+            tree: _OpenDirectories | None = None
+            digest = ""
+            for (_, one, entry), digest in group:
+                if one.is_tree:
+                    tree = tree or _OpenDirectories(self._known)
+                    tree.add(entry, digest)
+            yield tree.finish() if tree is not None else digest
+
+
+class _Wanted(NamedTuple):
+    """An object whose digest is wanted: of a directory that of its header, or of the `whole` of it."""
+
+    entry: Entry
+    whole: bool
+
+    @property
+    def is_tree(self) -> bool:
+        return self.whole and self.entry.is_dir
+
+
+class _OpenDirectories:
+    """The directories that the walk through a tree is in, each with the hash of what came so far."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        """Put the digest of each directory that the walk has left into `known`."""
+        self._known = known
+        self._open: list[tuple[str, hashlib._Hash]] = []
+
+    def add(self, entry: Entry, digest: str) -> None:
+        """Take the next entry and the digest of its record; the first is the directory that is walked through."""
+        directory, _, name = entry.path.rpartition("/")
+        while self._open and self._open[-1][0] != directory:
+            self._leave()
+        if entry.is_dir:
+            self._open.append((entry.path, hashlib.sha256(b"\0" + digest.encode())))
+        else:
+            self._open[-1][1].update(b"\0" + name_key(name) + digest.encode())
+
+    def finish(self) -> str:
+        """Return the digest of the directory that was walked through."""
+        while True:
+            digest = self._leave()
+            if not self._open:
+                return digest
+
+    def _leave(self) -> str:
+        path, listed = self._open.pop()
+        digest = self._known[path] = "sha256:" + listed.hexdigest()
+        if self._open:
+            self._open[-1][1].update(b"\0" + name_key(path.rpartition("/")[2]) + digest.encode())
+        return digest
 
 
 def header(entry: Entry) -> bytes:

@@ -21,15 +21,16 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from shipway.errors import Truncated
-from shipway.trees.entry import Entry, LocalTree, Tree, join, parent_of, path_key
+from shipway.trees.entry import Entry, LocalTree, join, parent_of, path_key
 from shipway.trees.packed import PackedEntries
+from shipway.trees.select import Listing
 from shipway.trees.stack import OverlayTree
 
 _Index = dict[str, Entry]
 _PIECE = 1 << 20
 
 
-def walk(tree: Tree, path: str = "", depth: int | None = None) -> Iterator[Entry]:
+def walk(tree: Listing, path: str = "", depth: int | None = None) -> Iterator[Entry]:
     """Yield all there is at and below `path`, or just `depth` levels below it, in walk order, itself first."""
     first = tree.get(path)
     if first is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shipway.errors import NotFound
@@ -28,7 +28,12 @@ class Inclusion:
     """The objects in order, a directory standing for its header, and the prefix that their names lack."""
 
     prefix: str
-    items: tuple[Included, ...]
+    items: Iterator[Included]
+    """Each is found when it is asked for."""
+
+
+Walk = Callable[[str], Iterable[Entry]]
+"""Returns all there is at and below a path that is in the tree, in walk order, itself first."""
 
 
 def clean(path: str) -> str:
@@ -36,7 +41,9 @@ def clean(path: str) -> str:
     return posixpath.normpath("/" + path).lstrip("/")
 
 
-def included(tree: Listing, path: str, *, wildcard: bool, include: Sequence[str], exclude: Sequence[str]) -> Inclusion:
+def included(
+    tree: Listing, walked: Walk, path: str, *, wildcard: bool, include: Sequence[str], exclude: Sequence[str]
+) -> Inclusion:
     """Return what is meant by `path` and, relative to it or to each match of it, the patterns.
 
     A directory counts if it fits itself or holds something that does. A path that ends in a slash, as `/`
@@ -50,8 +57,8 @@ def included(tree: Listing, path: str, *, wildcard: bool, include: Sequence[str]
         found = _found(tree, asked, follow_last=False)
         prefix, tops = asked, [] if found is None else [(asked, found)]
     contents = path.endswith("/")
-    items = [item for top in tops for item in filters.walk(tree, *top, contents=contents and top[0] == asked)]
-    return Inclusion(prefix, tuple(items))
+    items = (item for top in tops for item in filters.fitting(walked, *top, contents=contents and top[0] == asked))
+    return Inclusion(prefix, items)
 
 
 def _matches(tree: Listing, pattern: str) -> tuple[str, list[tuple[str, Entry]]]:
@@ -88,6 +95,8 @@ class _Seen:
     parent: _Seen | None
     asked: tuple[Matched, Matched] = ((), ())
     taken: bool = False
+    skipped: bool = False
+    """Whether it is only looked through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +104,23 @@ class _Filters:
     include: Patterns | None
     exclude: Patterns | None
 
-    def walk(self, tree: Listing, path: str, top: Entry, *, contents: bool) -> Iterator[Included]:
+    def fitting(self, walked: Walk, path: str, top: Entry, *, contents: bool) -> Iterator[Included]:
         """Yield what fits at and below `top`, after the directories that it is in; `path` is what `top` goes by."""
-        pending = [_Seen(Included(path, top, is_top=True), "", None)]
-        while pending:
-            seen = pending.pop()
-            item = seen.item
-            skipped = contents and item.entry is top and top.is_dir
-            if not skipped and self._fits(seen):
+        directories: list[_Seen] = []
+        for entry in walked(top.path):
+            directory, _, name = entry.path.rpartition("/")
+            while directories and directories[-1].item.entry.path != directory:
+                directories.pop()
+            if directories:
+                above = directories[-1]
+                item = Included(join(above.item.path, name), entry, is_top=above.skipped)
+                seen = _Seen(item, join(above.relative, name), None if above.skipped else above)
+            else:
+                seen = _Seen(Included(path, top, is_top=True), "", None, skipped=contents and top.is_dir)
+            if not seen.skipped and self._fits(seen):
                 yield from _with_directories(seen)
-            if item.entry.is_dir:
-                above = None if skipped else seen
-                for name in reversed(tree.names(item.entry.path)):
-                    entry = tree.get(join(item.entry.path, name))
-                    if entry is not None:
-                        below = Included(join(item.path, name), entry, is_top=above is None)
-                        pending.append(_Seen(below, join(seen.relative, name), above))
+            if entry.is_dir:
+                directories.append(seen)
 
     def _fits(self, seen: _Seen) -> bool:
         of_include, of_exclude = seen.parent.asked if seen.parent is not None else ((), ())
