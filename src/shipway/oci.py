@@ -188,7 +188,7 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
         raise Corrupt(f"not a well-formed {kind.__name__.lower()}: {error}", where=where) from error
 
 
-def sha256(data: bytes | memoryview) -> str:
+def sha256(data: bytes | bytearray | memoryview) -> str:
     """Return the digest string of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from binascii import b2a_base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -33,10 +34,13 @@ class FileContent(NamedTuple):
 
 
 class End(NamedTuple):
-    """What a table adds to a layer: bytes of its blob, what of them is archive, annotations of its descriptor."""
+    """What a table adds to a layer: bytes of its blob, what of them is archive, annotations of its descriptor.
 
-    blob: bytes
-    archive: bytes
+    Both are in pieces: a table of many entries is large.
+    """
+
+    blob: Iterable[Buffer]
+    archive: Iterable[Buffer]
     annotations: dict[str, str]
 
 
@@ -66,14 +70,16 @@ class TableWriter:
 
     def __init__(self, level: int) -> None:
         """Start an empty table; `level` is zstd's."""
-        self._split = _Compressing(level)
-        self._table = _Compressing(level)
+        self._split = Compressing(level)
+        self._table = Compressing(level)
         self._table.add(b'{"version":1,"entries":[')
         self._separator = b""
         self._count = 0
 
     def add(self, entry: Entry, name: str, header: Buffer, content: FileContent | None = None) -> None:
         """Take the next entry, its archive name, and the raw bytes between the last content and its own."""
+        if self._table.size > chunked.MAX_TABLE:
+            return
         text, name_raw = _text(name)
         named = b'"name":%b' % _encode(text) if not name_raw else b'"name_raw":%b' % _encode(name_raw)
         payload = b'"%b"' % b2a_base64(content.crc.to_bytes(8, "big"), newline=False) if content else b"null"
@@ -97,7 +103,7 @@ class TableWriter:
         self._table.add(b'],"tarSplitDigest":"%b"}' % oci.sha256(split).encode())
         toc = self._table.finish()
         if self._table.size > chunked.MAX_TABLE:
-            return End(b"", b"", {})
+            return End((), (), {})
         at = offset + chunked.SKIPPABLE.size
         split_at = at + len(toc) + chunked.SKIPPABLE.size
         place = (at, len(toc), self._table.size, chunked.TABLE_TYPE)
@@ -109,10 +115,11 @@ class TableWriter:
             chunked.PREFIX + chunked.TAR_SPLIT_POSITION: ":".join(map(str, split_place)),
             chunked.HEADERS: chunked.HEADERS_VERSION,
         }
-        return End(skippable(toc) + skippable(split) + skippable(footer), b"", annotations)
+        frames = [piece for payload in (toc, split, footer) for piece in (skippable(len(payload)), payload)]
+        return End(frames, (), annotations)
 
 
-class _Compressing:
+class Compressing:
     """Text that is compressed, in one frame after the other, while it grows.
 
     The frames are kept in one piece: many that stay, between large buffers that come and go, made the heap three times
@@ -120,13 +127,16 @@ class _Compressing:
     """
 
     def __init__(self, level: int) -> None:
+        """Begin with no text; `level` is zstd's."""
         self.size = 0
+        """Bytes of text so far."""
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
         self._frames = bytearray()
         self._pending: list[bytes] = []
         self._limit = _PIECE
 
     def add(self, text: bytes) -> None:
+        """Take more text."""
         self._pending.append(text)
         self.size += len(text)
         if self.size > self._limit:
@@ -137,11 +147,16 @@ class _Compressing:
         self._pending = []
         self._limit = self.size + _PIECE
 
-    def finish(self) -> bytes:
-        """Return all of it, compressed."""
+    def finish(self) -> bytearray:
+        """Return all of it, compressed; no more may be added then."""
         if self._pending:
             self._compress()
-        return bytes(self._frames)
+        return self._frames
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the text, which is finished, piece by piece."""
+        reader = zstandard.ZstdDecompressor().stream_reader(self.finish(), read_across_frames=True)
+        return iter(partial(reader.read, _PIECE), b"")
 
 
 def _text(name: str) -> tuple[str, str]:
