@@ -200,7 +200,7 @@ def check_digest(digest: str, where: str = "") -> str:
     return digest
 
 
-def verify(data: bytes | memoryview, digest: str, size: int, where: str) -> None:
+def verify(data: bytes | bytearray | memoryview, digest: str, size: int, where: str) -> None:
     """Raise `Truncated`, `SizeMismatch` or `DigestMismatch` unless `data` is what it should be."""
     check_size(len(data), size, where)
     check_match(sha256(data), digest, where)

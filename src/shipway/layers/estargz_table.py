@@ -12,9 +12,10 @@ from isal import igzip, isal_zlib
 from shipway import oci
 from shipway.layers.blocks import padding
 from shipway.layers.chunked import ESTARGZ, HEADERS, HEADERS_VERSION, MAX_TABLE
+from shipway.layers.compressing import Compressing
 from shipway.layers.estargz import FOOTER, UNCOMPRESSED_SIZE
 from shipway.layers.headers import END_OF_ARCHIVE, LANDMARK, TABLE_NAME, header
-from shipway.layers.table import Compressing, End, FileContent, chunk_record, record_of
+from shipway.layers.table import End, FileContent, chunk_record, record_of
 from shipway.trees.entry import Buffer, Entry
 
 LANDMARK_ENTRY = Entry(path=LANDMARK, kind="reg", mode=0o644, size=1)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from binascii import b2a_base64
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
-import zstandard
 
 from shipway import oci
 from shipway.layers import chunked
 from shipway.layers.chunked import Record, modtime, skippable
+from shipway.layers.compressing import Compressing
 from shipway.layers.pax import XATTR, xattr_key
 from shipway.trees.entry import Buffer, Chunk, Entry
 
-_PIECE = 1 << 20
-"""Bytes of text compressed at a time."""
 _SEGMENT = b'{"type":2,"payload":"%b","position":%d}\n'
 _FILE = b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n'
 _TYPES = {"whiteout": "reg", "opaque": "reg"}
@@ -117,46 +114,6 @@ class TableWriter:
         }
         frames = [piece for payload in (toc, split, footer) for piece in (skippable(len(payload)), payload)]
         return End(frames, (), annotations)
-
-
-class Compressing:
-    """Text that is compressed, in one frame after the other, while it grows.
-
-    The frames are kept in one piece: many that stay, between large buffers that come and go, made the heap three times
-    as large.
-    """
-
-    def __init__(self, level: int) -> None:
-        """Begin with no text; `level` is zstd's."""
-        self.size = 0
-        """Bytes of text so far."""
-        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
-        self._frames = bytearray()
-        self._pending: list[bytes] = []
-        self._limit = _PIECE
-
-    def add(self, text: bytes) -> None:
-        """Take more text."""
-        self._pending.append(text)
-        self.size += len(text)
-        if self.size > self._limit:
-            self._compress()
-
-    def _compress(self) -> None:
-        self._frames += self._compressor.compress(b"".join(self._pending))
-        self._pending = []
-        self._limit = self.size + _PIECE
-
-    def finish(self) -> bytearray:
-        """Return all of it, compressed; no more may be added then."""
-        if self._pending:
-            self._compress()
-        return self._frames
-
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the text, which is finished, piece by piece."""
-        reader = zstandard.ZstdDecompressor().stream_reader(self.finish(), read_across_frames=True)
-        return iter(partial(reader.read, _PIECE), b"")
 
 
 def _text(name: str) -> tuple[str, str]:
