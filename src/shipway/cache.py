@@ -311,7 +311,7 @@ class Cache:
         A filter is as BuildKit has them: `type==regular,description~=PATTERN`, `inuse`; see the how-to page. `Invalid`
         for one that is none. A blob that several records share is counted with the first of them.
         """
-        return iter(usage.disk_usage(self._store, filters))
+        return usage.disk_usage(self._store, filters)
 
     def overhead(self) -> int:
         """Return the bytes under the root that belong to no tree: database, directories, what is unfinished.
@@ -357,7 +357,7 @@ class Cache:
             max_used_space=max_used_space,
             min_free_space=min_free_space,
         )
-        return iter(pruning.prune(self._store, options, ids, dry_run=dry_run))
+        return pruning.prune(self._store, options, None if ids is None else list(ids), dry_run=dry_run)
 
     def upkeep(self) -> AbstractContextManager[None]:
         """Apply the prune policies of the configuration, when they are due, for as long as the block lasts.

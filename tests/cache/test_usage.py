@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipway import Cache, CachePolicy
+from shipway.local.database import Connection, Database
 
 
 def make(cache: Cache, description: str) -> str:
@@ -47,7 +48,7 @@ def test_what_is_said_of_one_is_what_the_whole_list_says(cache: Cache, tmp_path:
 
 
 @pytest.mark.parametrize("number", [3, 60])
-def test_the_others_cost_nothing(cache: Cache, number: int) -> None:
+def test_the_others_cost_nothing(cache: Cache, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     refs = [make(cache, str(one)) for one in range(number)]
     steps = 0
 
@@ -56,8 +57,15 @@ def test_the_others_cost_nothing(cache: Cache, number: int) -> None:
         steps += 1
         return 0
 
-    connection = cache.store.database._connection
-    connection.set_progress_handler(count, 1)
+    def counted(database: Database) -> Connection:
+        connection = aside(database)
+        connection._connection.set_progress_handler(count, 1)
+        return connection
+
+    aside = Database.aside
+    monkeypatch.setattr(Database, "aside", counted)
+    cache.store.database._connection.set_progress_handler(count, 1)
     assert [row.id for row in cache.disk_usage([f"id=={refs[1]}"])] == [refs[1]]
-    connection.set_progress_handler(None, 1)
-    assert 100 < steps < 1500
+    assert [row.id for row in cache.prune(ids=[refs[1]])] == [refs[1]]
+    cache.store.database._connection.set_progress_handler(None, 1)
+    assert 1000 < steps < 6000

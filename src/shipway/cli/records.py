@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,12 +47,12 @@ def commit(
 def ls(*, session: InSession) -> None:
     """List the refs of the store, oldest first."""
     with session.open() as cache:
-        records = list(cache.disk_usage())
+        records = cache.disk_usage()
     session.show(map(documents.usage, records), table(records))
 
 
-def table(records: list[UsageRecord]) -> list[str]:
-    """Return a line for each record."""
+def table(records: Iterable[UsageRecord]) -> Iterator[str]:
+    """Yield a line for each record."""
     rows = (
         (
             record.id,
@@ -63,7 +64,7 @@ def table(records: list[UsageRecord]) -> list[str]:
         )
         for record in records
     )
-    return list(text.table(rows, COLUMNS, right=["size"]))
+    return text.table(rows, COLUMNS, right=["size"])
 
 
 def show(ref: str, /, *, session: InSession) -> None:

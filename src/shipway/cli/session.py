@@ -48,9 +48,9 @@ class Session:
         return ref.size() if self.json else None
 
     def show(self, document: Any, lines: Iterable[str]) -> None:
-        """Print `document` as JSON if that was asked for, else `lines`; an iterator of documents is listed."""
+        """Print `document` as JSON if that was asked for, else `lines`, as they come; see `print_json`."""
         if self.json:
-            print_json(list(document) if isinstance(document, Iterator) else document)
+            print_json(document)
         else:
             for line in lines:
                 sys.stdout.write(line + "\n")
@@ -60,10 +60,41 @@ InSession = Annotated[Session, Parameter(parse=False)]
 """The type of the `session` parameter of a command, which is filled in and not parsed."""
 
 
+class Members:
+    """The members of a JSON object that is printed as they come.
+
+    A value is asked for when those before it were printed, so that it can tell what they came to.
+    """
+
+    def __init__(self, members: Iterable[tuple[str, Any]]) -> None:
+        """Take pairs of a name and a value, which may be an iterator."""
+        self.members = members
+
+
 def print_json(document: Any) -> None:
-    """Print one JSON document on one line and flush it.
+    """Print one JSON document on one line and flush it; an iterator of documents is listed, as they come.
 
     Bytes of names that are not UTF-8 are lone surrogates, as Python has them.
     """
-    sys.stdout.write(json.dumps(document) + "\n")
+    for piece in _pieces(document):
+        sys.stdout.write(piece)
+    sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def _pieces(document: Any) -> Iterator[str]:
+    if isinstance(document, Members):
+        pairs = ((f"{json.dumps(name)}: ", value) for name, value in document.members)
+        yield from _enclosed("{}", pairs)
+    elif isinstance(document, Iterator):
+        yield from _enclosed("[]", (("", one) for one in document))
+    else:
+        yield json.dumps(document)
+
+
+def _enclosed(brackets: str, items: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    yield brackets[0]
+    for number, (before, value) in enumerate(items):
+        yield f", {before}" if number else before
+        yield from _pieces(value)
+    yield brackets[1]

@@ -6,12 +6,15 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain, islice
 
 from shipway.refs import FileStat
 from shipway.values import FILE_TYPES
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
+_FIRST = 1000
+"""Rows that say how wide a table is."""
 
 
 def size(count: int) -> str:
@@ -58,19 +61,21 @@ def table(
 ) -> Iterator[str]:
     """Yield the lines of a table: columns two spaces apart, the header on a terminal only.
 
-    The columns named in `right` are flush right; the last one is never padded.
+    The columns named in `right` are flush right; the last one is never padded. They are as wide as the first thousand
+    rows need: rows are read as they come.
     """
-    body = [[visible(cell) for cell in row] for row in rows]
-    if body and (always_header or sys.stdout.isatty()):
-        body.insert(0, [name.upper() for name in header])
+    cells = ([visible(cell) for cell in row] for row in rows)
+    first = list(islice(cells, _FIRST))
+    if first and (always_header or sys.stdout.isatty()):
+        first.insert(0, [name.upper() for name in header])
     flush_right = {list(header).index(name) for name in right}
-    widths = [max((len(row[column]) for row in body), default=0) for column in range(len(header))]
-    for row in body:
-        cells = [
+    widths = [max((len(row[column]) for row in first), default=0) for column in range(len(header))]
+    for row in chain(first, cells):
+        padded = [
             cell.rjust(width) if column in flush_right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        yield "  ".join(cells).rstrip()
+        yield "  ".join(padded).rstrip()
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The store's SQLite database: schema, connection, transactions.
+"""The store's SQLite database: schema, connections, transactions.
 
-One connection a process, used under a lock: transactions here take tens of
+One connection a process for nearly all, used under a lock: transactions here take tens of
 microseconds, and everything slow happens outside them. Between processes WAL
 mode, `BEGIN IMMEDIATE` and a busy timeout keep order. `synchronous=NORMAL`
 cannot corrupt the file; after a power cut the last transactions may be missing.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,40 +211,19 @@ CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 SCHEMA_VERSION = 3
 
 
-class Database:
-    """The connection. `read` runs one query, `write` opens a transaction."""
+class Connection:
+    """A connection to the file, used by one thread at a time. `read` runs one query, `transaction` opens one."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the database; `Corrupt` if the file is not one, or of a newer version."""
+        """Open or create the file."""
         self.path = path
         self._lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            try:
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                self._connection.execute("PRAGMA synchronous=NORMAL")
-                self._create()
-            except BaseException:
-                self._connection.close()
-                raise
         except sqlite3.Error as error:
             raise self._typed(error) from error
-
-    def _create(self) -> None:
-        with self.write() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise Corrupt(
-                    f"the store has format {version}, this Shipway reads up to {SCHEMA_VERSION}",
-                    where=str(self.path),
-                    todo="upgrade Shipway",
-                )
-            if version < SCHEMA_VERSION:  # so far a newer format only had more tables
-                for statement in SCHEMA.split(";\n"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return all rows of one query."""
@@ -263,13 +242,13 @@ class Database:
             raise self._typed(error) from error
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection inside `BEGIN IMMEDIATE`; an exception rolls back. Joins one already open."""
+    def transaction(self, begin: str = "BEGIN") -> Iterator[sqlite3.Connection]:
+        """Yield the connection inside a transaction; an exception rolls back. Joins one already open."""
         try:
             with self._lock:
                 outermost = not self._connection.in_transaction
                 if outermost:
-                    self._connection.execute("BEGIN IMMEDIATE")
+                    self._connection.execute(begin)
                 try:
                     yield self._connection
                     if outermost:
@@ -296,3 +275,40 @@ class Database:
         """Close the connection."""
         with self._lock:
             self._connection.close()
+
+
+class Database(Connection):
+    """The store's own connection. `write` opens a transaction that nobody else writes in."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database; `Corrupt` if the file is not one, or of a newer version."""
+        super().__init__(path)
+        try:
+            self.read("PRAGMA journal_mode=WAL")
+            self.read("PRAGMA synchronous=NORMAL")
+            self._create()
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self) -> None:
+        with self.write() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise Corrupt(
+                    f"the store has format {version}, this Shipway reads up to {SCHEMA_VERSION}",
+                    where=str(self.path),
+                    todo="upgrade Shipway",
+                )
+            if version < SCHEMA_VERSION:  # so far a newer format only had more tables
+                for statement in SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def write(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Return a block inside `BEGIN IMMEDIATE`, which yields the connection; an exception rolls back."""
+        return self.transaction("BEGIN IMMEDIATE")
+
+    def aside(self) -> Connection:
+        """Return a connection of its own, for temporary tables of what is in the database; to be closed."""
+        return Connection(self.path)

@@ -9,6 +9,12 @@ from shipway.local.database import Database
 from shipway.local.leases import Leases
 from shipway.snapshots.mount import is_mountpoint
 
+IN_USE = (
+    "WITH RECURSIVE used (id) AS (SELECT record FROM holds UNION SELECT record FROM mounts"
+    " UNION SELECT parents.parent FROM parents JOIN used ON parents.record = used.id) SELECT id FROM used"
+)
+"""The ids of all records that are held, or stand below one that is."""
+
 
 class Holds:
     """The holds on the records of one store, seen by one instance."""
@@ -65,11 +71,7 @@ class Holds:
     def in_use(self) -> set[str]:
         """Return the ids of all records that are held, or stand below one that is. Call `Store.reclaim` first."""
         with self._database.write() as db:
-            rows = db.execute(
-                "WITH RECURSIVE used (id) AS (SELECT record FROM holds UNION SELECT record FROM mounts"
-                " UNION SELECT parents.parent FROM parents JOIN used ON parents.record = used.id) SELECT id FROM used"
-            )
-            return {row[0] for row in rows}
+            return {record_id for (record_id,) in db.execute(IN_USE)}
 
     # Mounts that outlive us
 

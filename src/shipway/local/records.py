@@ -7,7 +7,6 @@ between leaves files nobody refers to and never a row without its files.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -34,10 +33,6 @@ WITH RECURSIVE family (id, kind, snapshot, exact, position, parent) AS (
 )
 SELECT id, kind, snapshot, exact, parent FROM family ORDER BY position
 """
-_SHARING = (
-    "WITH wanted (id) AS (SELECT value FROM json_each(?)), sharing (id) AS (SELECT id FROM wanted UNION"
-    " SELECT other.id FROM wanted JOIN records USING (id) JOIN records AS other ON other.diff_id = records.diff_id)"
-)
 _FAMILY = "WITH RECURSIVE family (id) AS (VALUES (?) UNION SELECT parent FROM parents JOIN family ON record = id)"
 
 
@@ -92,10 +87,6 @@ class Records:
     def all(self) -> list[Record]:
         """Return every record, oldest first."""
         return self._with_parents("records", "created, id")
-
-    def sharing(self, ids: Iterable[str]) -> list[Record]:
-        """Return the records with these ids, as far as they are there, and all that share a layer; oldest first."""
-        return self._with_parents("sharing JOIN records USING (id)", "created, id", _SHARING, json.dumps(list(ids)))
 
     def parent(self, record: Record, position: int = 0) -> Record | None:
         """Return one of the parents of a record; None if it has no such."""

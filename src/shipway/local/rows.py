@@ -14,8 +14,8 @@ Kind = Literal["layer", "merge", "diff"]
 """A layer over its parent, a merge of its parents, or what makes its second parent of its first."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A row of `records` and its parents. Times are nanoseconds since 1970."""
+class Own(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What of a row of `records` says which snapshots are its own."""
 
     id: str
     kind: Kind = "layer"
@@ -23,6 +23,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     twin: str | None
     snapshot: str | None
     exact: str | None = None
+
+    @property
+    def snapshots(self) -> list[str]:
+        """The keys of its own snapshots."""
+        return list(dict.fromkeys(key for key in (self.snapshot, self.exact) if key))
+
+
+class Record(Own, frozen=True, kw_only=True, gc=False):
+    """A row of `records` and its parents. Times are nanoseconds since 1970."""
+
     diff_id: str | None
     chain_id: str | None
     policy: CachePolicy
@@ -33,11 +43,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     last_used: int | None
     usage_count: int
     parents: tuple[str, ...]
-
-    @property
-    def snapshots(self) -> list[str]:
-        """The keys of its own snapshots."""
-        return list(dict.fromkeys(key for key in (self.snapshot, self.exact) if key))
 
 
 class Outline(msgspec.Struct, frozen=True, gc=False):

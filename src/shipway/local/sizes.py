@@ -11,6 +11,7 @@ a store is what `du` says of it.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from shipway.errors import NotFound
 from shipway.local.database import Database
-from shipway.local.rows import Record
+from shipway.local.rows import Own
 from shipway.snapshots.contract import SnapshotDriver
 
 _FRESH = 100_000_000
@@ -39,7 +40,7 @@ class Snapshot:
     state: str | None
 
 
-def snapshots(record: Record) -> list[Snapshot]:
+def snapshots(record: Own) -> list[Snapshot]:
     """Return a record's own snapshots."""
     found = []
     if record.snapshot:
@@ -59,35 +60,21 @@ class Sizes:
         self._driver = driver
         self._directory = root / "snapshots"
 
-    def of(self, records: Iterable[Record]) -> dict[str, int]:
-        """Return the bytes of every snapshot of a few records."""
-        wanted = [one for record in records for one in snapshots(record)]
+    def of(self, owners: Iterable[Own]) -> dict[str, int]:
+        """Return the bytes of every snapshot of some records: a thousand at a time, if there are many."""
+        wanted = [one for owner in owners for one in snapshots(owner)]
         changed: dict[str, int] = {}
-        known: dict[str, tuple[str, int]] = {}
         for one in wanted:
-            try:
+            with suppress(FileNotFoundError):  # removed by somebody else while we look
                 changed[one.key] = os.stat(self._directory / one.key).st_mtime_ns
-            except FileNotFoundError:
-                continue
-            for stamp, size in self._database.read("SELECT stamp, bytes FROM sizes WHERE snapshot = ?", one.key):
-                known[one.key] = stamp, size
-        return self._measured(wanted, changed, known)
+        query = "SELECT snapshot, stamp, bytes FROM sizes WHERE snapshot IN (SELECT value FROM json_each(?))"
+        rows = self._database.read(query, json.dumps(list(changed)))
+        return self._measured(wanted, changed, {key: (stamp, size) for key, stamp, size in rows})
 
-    def of_all(self, records: Iterable[Record]) -> dict[str, int]:
-        """Return the bytes of every snapshot of `records`, which are all there are; forget those of others."""
-        wanted = {one.key: one for record in records for one in snapshots(record)}
-        known = {key: (stamp, size) for key, stamp, size in self._database.read("SELECT * FROM sizes")}
-        changed: dict[str, int] = {}
-        with os.scandir(self._directory) as items:
-            for item in items:
-                if item.name in wanted:
-                    with suppress(FileNotFoundError):  # removed by somebody else while we look
-                        changed[item.name] = item.stat(follow_symlinks=False).st_mtime_ns
-        gone = known.keys() - wanted.keys()
-        if gone:
-            with self._database.write() as db:
-                db.executemany("DELETE FROM sizes WHERE snapshot = ?", [(key,) for key in gone])
-        return self._measured(wanted.values(), changed, known)
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget what was found of snapshots that are gone."""
+        with self._database.write() as db:
+            db.executemany("DELETE FROM sizes WHERE snapshot = ?", [(key,) for key in keys])
 
     def _measured(
         self, wanted: Iterable[Snapshot], changed: Mapping[str, int], known: Mapping[str, tuple[str, int]]
