@@ -13,6 +13,8 @@ from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import cast, get_args
 
+import msgspec
+
 from shipway.errors import Corrupt, UnsafeEntry
 from shipway.layers.chunked import Record
 from shipway.layers.numbers import check_device, check_owner
@@ -30,6 +32,8 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _SECOND = timedelta(seconds=1)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Record).decode
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -131,12 +135,10 @@ class _Table:
     def _end_after(self, offset: int) -> int:
         """Return where the frame or piece ends that begins at `offset`, where a table does not say: the next begins."""
         if not self._ends:
-            self._ends = array("Q", sorted({offset for offset in self._offsets() if offset} | {self._limit}))
+            offsets = {record.offset for batch in batches(self._text, self._where) for record in batch}
+            self._ends = array("Q", sorted((offsets - {0}) | {self._limit}))
         index = bisect_right(self._ends, offset)
         return self._ends[index] if index < len(self._ends) else 0
-
-    def _offsets(self) -> Iterator[int]:
-        return (record.offset for batch in batches(self._text, self._where) for record in batch)
 
 
 class TableEntries(_Table):
@@ -162,66 +164,56 @@ class TableEntries(_Table):
 
 
 class TableListing(_Table, Listing):
-    """The entries of a table, of which paths and kinds are known, and the others worked out when they are looked at."""
+    """The entries of a table, of which paths and kinds are known, and the others worked out when they are looked at.
+
+    Until then their records are kept as bytes, which take a third of the memory.
+    """
 
     def __init__(self, text: Text, limit: int, where: str, *, apart: bool = True) -> None:
         """List what a table says; see `_Table`."""
         super().__init__(text, limit, where, apart=apart)
-        self._records: list[Record] = []
-        self._places = array("Q")
-        """Where the record of each entry is."""
+        self._packed: list[bytes] = []
+        """The record of each entry that was not worked out."""
         self._made: dict[int, Entry] = {}
         """Entries that were worked out at once, by their number: few are changes, or files of several chunks."""
+        self._size = 0
         self.paths: list[str] = []
         self.kinds: list[Kind] = []
         self._list()
 
     def _list(self) -> None:
-        records, paths, kinds = self._records, self.paths, self.kinds
-        several: list[int] = []
+        paths, kinds, packed, size = self.paths, self.kinds, self._packed, 0
         for record, more in self._groups():
-            place = len(records)
-            records.append(record)
-            records.extend(more)
             placed = self._placed(record, more)
             if placed is None:
                 continue
             path, kind, change = placed
-            if change is not None:
-                self._made[len(paths)] = change
-            elif more or record.chunk_type:
-                several.append(len(paths))
+            made = change
+            if change is None and (more or record.chunk_type):
+                made = self._work_out(record, more, path)
+            if made is not None:
+                self._made[len(paths)] = made
+            packed.append(_pack(record) if made is None else b"")
             paths.append(path)
             kinds.append(kind)
-            self._places.append(place)
-        for index in several:
-            self._made[index] = self.entry(index)
+            size += record.size
+        self._size = size
         if len(set(paths)) != len(paths):
             self._check_exactly(zip(paths, kinds, strict=True))
 
     def entry(self, index: int) -> Entry:
         """Return one entry; raises `Corrupt` or `UnsafeEntry` if what is said of it cannot be."""
-        made = self._made.get(index)
-        if made is not None:
-            return made
-        place, records = self._places[index], self._records
-        end = place + 1
-        while end < len(records) and records[end].type == "chunk":
-            end += 1
-        return self._work_out(records[place], records[place + 1 : end], self.paths[index])
+        return self._made.get(index) or self._work_out(_unpack(self._packed[index]), (), self.paths[index])
 
     @property
     def size(self) -> int:
         """The bytes of all files, as they are claimed."""
-        return sum(self._records[place].size for place in self._places)
+        return self._size
 
     @property
     def data(self) -> int:
         """The bytes of all files but for holes, as they are claimed."""
-        return self.size - sum(chunk.size for made in self._made.values() for chunk in made.chunks if chunk.zeros)
-
-    def _offsets(self) -> Iterator[int]:
-        return (record.offset for record in self._records)
+        return self._size - sum(chunk.size for made in self._made.values() for chunk in made.chunks if chunk.zeros)
 
 
 def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:
