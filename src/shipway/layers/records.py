@@ -135,8 +135,10 @@ class _Table:
     def _end_after(self, offset: int) -> int:
         """Return where the frame or piece ends that begins at `offset`, where a table does not say: the next begins."""
         if not self._ends:
-            offsets = {record.offset for batch in batches(self._text, self._where) for record in batch}
-            self._ends = array("Q", sorted((offsets - {0}) | {self._limit}))
+            records = chain.from_iterable(batches(self._text, self._where))
+            offsets = array("Q", (record.offset for record in records if record.offset))
+            offsets.append(self._limit)
+            self._ends = array("Q", sorted(offsets))
         index = bisect_right(self._ends, offset)
         return self._ends[index] if index < len(self._ends) else 0
 
