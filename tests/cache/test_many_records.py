@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import random
 import subprocess
 import sys
@@ -123,6 +124,23 @@ def test_refs_go_in_the_order_of_one_queue_whatever_a_page_is(
             assert [one.id for one in cache.prune(dry_run=True)] == expected
         assert [one.id for one in cache.prune()] == expected
         assert list(cache.disk_usage()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_a_prune_needs_no_room_on_the_disk(full: Cache, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=True)
+    try:
+        command = [sys.executable, "-m", "shipway", "--root", str(full.root)]
+        environment = os.environ | {"SQLITE_TMPDIR": str(small)}
+        shown = subprocess.run([*command, "du"], capture_output=True, text=True, env=environment, check=False)
+        assert "no space" in shown.stderr
+        pruned = subprocess.run([*command, "prune"], capture_output=True, text=True, env=environment, check=True)
+        assert pruned.stdout.count("\n") == MANY + 1
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
 @pytest.mark.slow
