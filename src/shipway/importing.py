@@ -29,7 +29,7 @@ def import_tree(
         source = stack.enter_context(_open(path))
         below = stack.enter_context(store.tree(parent)) if parent is not None else None
         entries = changes(below, source)
-        total = sum(entry.size for entry in entries)
+        total = entries.size
         chain = store.snapshot_chain(parent) if parent is not None else []
         key = store.records.reserve_snapshot()
         stack.enter_context(store.giving_up(key))

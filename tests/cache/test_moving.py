@@ -359,7 +359,7 @@ def test_the_same_tree_has_the_same_diff_id_on_every_driver(
             with work.commit() as done:
                 done.finalize()
                 chain = store.store.snapshot_chain(store.store.records.get(done.id))
-                digests.add(str(store.driver.changes(chain)))
+                digests.add(str(list(store.driver.changes(chain))))
     native.close()
     assert len(digests) == 1
 

@@ -168,7 +168,7 @@ def test_a_file_that_changes_while_it_is_packed_is_an_error(
     path = tmp_path / "moving"
     path.write_bytes(bytes(base) + b"x" * 20)
     with DirectoryTree(tmp_path) as tree:
-        entries = changes(None, tree)
+        entries = list(changes(None, tree))
         path.write_bytes(bytes(base) + b"x" * size)
         with pytest.raises(error, match="moving"):
             pack(tree, entries, io.BytesIO())
@@ -191,7 +191,7 @@ def test_progress_reaches_the_total_and_may_stop_the_work(tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(os.urandom(5 << 20))
     seen: list[Progress] = []
     with DirectoryTree(tmp_path) as tree:
-        entries = changes(None, tree)
+        entries = list(changes(None, tree))
         pack(tree, entries, io.BytesIO(), progress=seen.append)
         assert [(one.done, one.total) for one in seen][-1] == (5 << 20, 5 << 20)
 

@@ -78,9 +78,9 @@ def test_both_drivers_see_the_same_edits(edits: list[tuple[str, str, str]]) -> N
                 _settle(path)
                 trees.append(describe(path))
             driver.commit("next")
-            found.append(driver.changes(CHAIN))
+            found.append(list(driver.changes(CHAIN)))
             with driver.tree(["base"]) as lower, driver.tree(CHAIN) as upper:
-                assert changes(lower, upper) == found[-1]
+                assert list(changes(lower, upper)) == found[-1]
         assert trees[0] == trees[1]
         assert found[0] == found[1]
         copy_changes(native, CHAIN, overlay, ["base", "copied"])

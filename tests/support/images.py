@@ -106,10 +106,10 @@ def pack_layer(lower: Path | None, upper: Path, compression: Compression) -> tup
     out = io.BytesIO()
     with DirectoryTree(upper) as tree:
         if lower is None:
-            entries = changes(None, tree)
+            entries = list(changes(None, tree))
         else:
             with DirectoryTree(lower) as below:
-                entries = changes(below, tree)
+                entries = list(changes(below, tree))
         packed = pack(tree, entries, out, compression=compression)
     return packed.descriptor, out.getvalue()
 

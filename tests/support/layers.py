@@ -32,7 +32,7 @@ def packed(root: Path, compression: Compression = Compression.ZSTD_CHUNKED, *, t
     """Pack a directory."""
     out = io.BytesIO()
     with DirectoryTree(root) as tree:
-        entries = changes(None, tree)
+        entries = list(changes(None, tree))
         result = pack(tree, entries, out, compression=compression, threads=threads)
     return Layer(entries, out.getvalue(), result)
 

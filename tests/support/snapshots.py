@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def shown(driver: SnapshotDriver, chain: Chain) -> dict[str, Seen]:
         return describe(path)
 
 
-def listing(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+def listing(entries: Iterable[Entry]) -> list[tuple[str, str]]:
     """Return path and kind of each entry."""
     return [(one.path, one.kind) for one in entries]
 

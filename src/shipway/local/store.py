@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -248,9 +248,9 @@ class Store:
             with ExitStack() as stack:
                 old = stack.enter_context(self.tree(lower))
                 new = stack.enter_context(self.tree(upper) if upper is not None else self._nothing())
-                entries = changes(old, new)
+                entries: Iterable[Entry] = changes(old, new)
                 if upper is None:
-                    entries = [entry for entry in entries if entry.kind in ("whiteout", "opaque")]
+                    entries = (entry for entry in entries if entry.kind in ("whiteout", "opaque"))
                 key = self._make(self.snapshot_chain(lower), entries, new, link=True)
             self.records.update(record.id, snapshot=key)
             return key
@@ -291,7 +291,7 @@ class Store:
                 return key
             return record.exact
 
-    def _make(self, below: list[str], entries: list[Entry], source: LocalTree, *, link: bool) -> str:
+    def _make(self, below: list[str], entries: Iterable[Entry], source: LocalTree, *, link: bool) -> str:
         """Make a snapshot over the chain `below` and return its key, which is reserved."""
         key = self.records.reserve_snapshot()
         with self.giving_up(key), self.driver.writer([*below, key]) as sink:

@@ -27,6 +27,7 @@ from typing import Protocol
 
 from shipway.refs import Mount
 from shipway.trees.entry import Entry, LocalTree, TreeSink
+from shipway.trees.packed import PackedEntries
 
 Chain = Sequence[str]
 """Snapshot keys from the base to the snapshot itself; never empty where one is asked for."""
@@ -88,14 +89,14 @@ class SnapshotDriver(Protocol):
         It may hold others too, of the tree below. Only `open` is to be relied on.
         """
 
-    def changes(self, chain: Chain) -> list[Entry]:
+    def changes(self, chain: Chain) -> PackedEntries:
         """Return what `chain[-1]` changes in the tree below it, as a layer's entries in `path_key` order.
 
-        The list is a function of the two trees alone: every driver gives the same. See `trees.diff`.
+        They are a function of the two trees alone: every driver gives the same. See `trees.diff`.
         Contents are read from `tree(chain)`.
         """
 
-    def separate(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+    def separate(self, chain: Chain, changes: Collection[Entry]) -> bool:
         """Make it so that `chain[-1]` can stand over other snapshots, if that can be; return whether it can.
 
         It then brings just `changes`, those of `chain`. If it holds more than that, it cannot.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from shipway.trees.copying import copy_entries
 from shipway.trees.diff import changes
 from shipway.trees.directory import DirectoryTree
 from shipway.trees.entry import Entry, TreeSink, implied
+from shipway.trees.packed import PackedEntries
 from shipway.trees.system import typed_errors
 from shipway.trees.writer import TreeWriter
 
@@ -172,7 +173,7 @@ class NativeDriver:
         with DirectoryTree(self._layout.files([key])[0]) as tree:
             yield tree
 
-    def changes(self, chain: Chain) -> list[Entry]:
+    def changes(self, chain: Chain) -> PackedEntries:
         """Return what `chain[-1]` changes in the tree below it; see `SnapshotDriver.changes`."""
         with self.tree(chain) as upper:
             if len(chain) == 1:
@@ -183,7 +184,7 @@ class NativeDriver:
                     lower, upper, unchanged=lambda path: path in origin and origin[path] == upper.identity(path)
                 )
 
-    def separate(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+    def separate(self, chain: Chain, changes: Collection[Entry]) -> bool:
         """Return that it can: over other snapshots its changes are what is applied."""
         del chain, changes
         return True

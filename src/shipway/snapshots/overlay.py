@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from shipway.trees.diff import layer_changes
 from shipway.trees.directory import DirectoryTree
 from shipway.trees.entry import Entry, TreeSink, parent_of
 from shipway.trees.layer_writer import LayerWriter
+from shipway.trees.packed import PackedEntries
 from shipway.trees.removal import empty_directory, remove_tree
 from shipway.trees.stack import OverlayTree
 from shipway.trees.writer import TreeWriter
@@ -302,12 +303,12 @@ class OverlayDriver:
         with DirectoryTree(self._layout.files([key])[0]) as tree:
             yield tree
 
-    def changes(self, chain: Chain) -> list[Entry]:
+    def changes(self, chain: Chain) -> PackedEntries:
         """Return what `chain[-1]` changes in the tree below it; see `SnapshotDriver.changes`."""
         with self._below(chain) as lower, self.tree(chain) as upper:
             return layer_changes(lower, upper)
 
-    def separate(self, chain: Chain, changes: Sequence[Entry]) -> bool:
+    def separate(self, chain: Chain, changes: Collection[Entry]) -> bool:
         """Return whether the layer directory holds no copies of what did not change, nor marks that others mind.
 
         overlayfs shows whiteouts in the listing of a directory that no layer below has. So the

@@ -22,6 +22,7 @@ import msgspec
 
 from shipway.errors import Truncated
 from shipway.trees.entry import Entry, LocalTree, Tree, join, parent_of, path_key
+from shipway.trees.packed import PackedEntries
 from shipway.trees.stack import OverlayTree
 
 _Index = dict[str, Entry]
@@ -55,14 +56,14 @@ def walk(tree: Tree, path: str = "", depth: int | None = None) -> Iterator[Entry
 
 def changes(
     lower: LocalTree | None, upper: LocalTree, *, unchanged: Callable[[str], bool] = lambda _path: False
-) -> list[Entry]:
+) -> PackedEntries:
     """Return what makes `upper` of `lower`; without a lower tree everything, the root too.
 
     `unchanged` says of a regular file that its content is proven to be the lower tree's at the same
     path; the others, where all else is equal, are compared byte by byte.
     """
     if lower is None:
-        return list(everything(upper))
+        return PackedEntries(everything(upper))
     return _Comparison(lower, upper, _index(lower), _index(upper), unchanged).result()
 
 
@@ -79,7 +80,7 @@ def everything(tree: LocalTree) -> Iterator[Entry]:
             yield msgspec.structs.replace(entry, kind="hardlink", link=first[inode], size=0, inode=0)
 
 
-def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> list[Entry]:
+def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> PackedEntries:
     """Return the same as `changes`, where `upper` is `lower` and one more layer directory.
 
     Only what that directory holds is looked at, but for lower files with several names.
@@ -135,7 +136,7 @@ class _Comparison:
         self._new = new
         self._unchanged = unchanged
 
-    def result(self) -> list[Entry]:
+    def result(self) -> PackedEntries:
         groups = _groups(self._new)
         changed = {path for path, entry in self._new.items() if not self._is_equal(path, entry)}
         self._add_regrouped(changed, groups)
@@ -149,7 +150,7 @@ class _Comparison:
                     break
                 kept.add(above)
         entries = [self._as_layer_entry(self._new[path], groups) for path in kept]
-        return sorted(entries + marks, key=lambda entry: (path_key(entry.path), entry.kind == "opaque"))
+        return PackedEntries(sorted(entries + marks, key=lambda entry: (path_key(entry.path), entry.kind == "opaque")))
 
     def _is_equal(self, path: str, entry: Entry) -> bool:
         before = self._old.get(path)

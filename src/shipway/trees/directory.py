@@ -166,12 +166,12 @@ class DirectoryTree:
         if root is None:  # pragma: no cover  an open directory is always one
             return
         yield root
-        stack = [iter(self._scan(""))]
+        stack = [self._scan("")]
         while stack:
             for entry in stack[-1]:
                 yield entry
                 if entry.kind == "dir":
-                    stack.append(iter(self._scan(entry.path)))
+                    stack.append(self._scan(entry.path))
                     break
             else:
                 stack.pop()
@@ -187,25 +187,19 @@ class DirectoryTree:
             raise
         return st.st_ino, st.st_ctime_ns
 
-    def _scan(self, path: str) -> list[Entry]:
-        fd = self._fds.get(path)
-        with os.scandir(fd) as items:
-            found = sorted(items, key=_sort_key)
-            made = [
-                make_entry(join(path, item.name), item.name, fd, item.stat(follow_symlinks=False), self._inodes)
-                for item in found
-            ]
-        return [entry for entry in made if entry is not None]
+    def _scan(self, path: str) -> Iterator[Entry]:
+        for name in sorted(os.listdir(self._fds.get(path)), key=os.fsencode):
+            fd = self._fds.get(path)
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            entry = make_entry(join(path, name), name, fd, st, self._inodes)
+            if entry is not None:
+                yield entry
 
     def _locate(self, path: str) -> tuple[int, str]:
         directory, _, name = path.rpartition("/")
         if name in ("..", ".") or "\0" in name:
             raise FileNotFoundError(errno.ENOENT, "no such name")
         return self._fds.get(directory), name or "."
-
-
-def _sort_key(item: os.DirEntry[str]) -> bytes:
-    return os.fsencode(item.name)
 
 
 def _is_member(item: os.DirEntry[str]) -> bool:

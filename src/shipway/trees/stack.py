@@ -108,12 +108,12 @@ class OverlayTree:
         yield first
         if first.kind != "dir":
             return
-        stack = [iter(self._scan(path))]
+        stack = [self._scan(path)]
         while stack:
             for entry in stack[-1]:
                 yield entry
                 if entry.kind == "dir":
-                    stack.append(iter(self._scan(entry.path)))
+                    stack.append(self._scan(entry.path))
                     break
             else:
                 stack.pop()
@@ -199,9 +199,9 @@ class OverlayTree:
                 break
         return tuple(layers)
 
-    def _scan(self, path: str) -> list[Entry]:
+    def _scan(self, path: str) -> Iterator[Entry]:
         layers = self._layers(path) or ()
-        made: dict[str, Entry | None] = {}
+        found: dict[str, int] = {}
         holders: dict[str, list[int]] = {}
         closed: set[str] = set()
         for layer in layers:
@@ -212,9 +212,7 @@ class OverlayTree:
                     if name in closed:
                         continue
                     is_directory = item.is_dir(follow_symlinks=False)
-                    if name not in made:
-                        st = item.stat(follow_symlinks=False)
-                        made[name] = make_entry(join(path, name), name, fd, st, self._inodes)
+                    found.setdefault(name, layer)
                     if not is_directory:
                         closed.add(name)
                         continue
@@ -223,8 +221,12 @@ class OverlayTree:
                         closed.add(name)
         for name, held in holders.items():
             self._holders[join(path, name)] = tuple(held)
-        names = sorted(made, key=os.fsencode)
-        return [entry for name in names if (entry := made[name]) is not None]
+        for name in sorted(found, key=os.fsencode):
+            fd = self._fds.get(path, found[name])
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            entry = make_entry(join(path, name), name, fd, st, self._inodes)
+            if entry is not None:
+                yield entry
 
 
 def _kind(item: os.DirEntry[str]) -> int:
