@@ -188,7 +188,7 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
         raise Corrupt(f"not a well-formed {kind.__name__.lower()}: {error}", where=where) from error
 
 
-def sha256(data: bytes | memoryview) -> str:
+def sha256(data: bytes | bytearray | memoryview) -> str:
     """Return the digest string of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -200,7 +200,7 @@ def check_digest(digest: str, where: str = "") -> str:
     return digest
 
 
-def verify(data: bytes | memoryview, digest: str, size: int, where: str) -> None:
+def verify(data: bytes | bytearray | memoryview, digest: str, size: int, where: str) -> None:
     """Raise `Truncated`, `SizeMismatch` or `DigestMismatch` unless `data` is what it should be."""
     check_size(len(data), size, where)
     check_match(sha256(data), digest, where)

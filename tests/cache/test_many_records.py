@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import json
+import os
+import random
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ from typing import Any
 import pytest
 from support.peak import measured
 
-from shipway import Cache, CachePolicy
+from shipway import Cache, CachePolicy, UsageRecord
+from shipway.local import books, plan
 
 LIMIT = 150_000_000
 MANY = 20_000
@@ -70,6 +75,72 @@ def test_a_page_of_refs_is_in_memory_at_a_time(full: Cache, run: Callable[[Cache
     count, used = taken(lambda: run(full))
     assert count == MANY
     assert used < 4_000_000  # 200 bytes for each would be as much
+
+
+def in_one_queue(rows: list[UsageRecord]) -> list[str]:
+    """Return the order in which refs go: least recently used first, often used later, children before parents."""
+    times = sorted({row.last_used or row.created for row in rows})
+    counts = sorted({row.usage_count for row in rows})
+    children = Counter(parent for row in rows for parent in row.parents)
+    places = {}
+    for row in rows:
+        used = row.last_used or row.created
+        recent, often = times.index(used), counts.index(row.usage_count)
+        places[row.id] = (recent / max(len(times) - 1, 1) + often / max(len(counts) - 1, 1), used, row.id)
+    parents = {row.id: row.parents for row in rows}
+    ready = [place for one, place in places.items() if not children[one]]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready)[-1])
+        for parent in parents[order[-1]]:
+            children[parent] -= 1
+            if not children[parent]:
+                heapq.heappush(ready, places[parent])
+    return order
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_refs_go_in_the_order_of_one_queue_whatever_a_page_is(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    with Cache.open(tmp_path / "store", driver="native") as cache:
+        fill(cache, 120)
+        with cache.store.database.write() as db:
+            ids = [one for (one,) in db.execute("SELECT id FROM records ORDER BY id")]
+            db.execute("DELETE FROM parents")
+            for place, one in enumerate(ids):
+                below = chance.sample(ids[:place], min(place, chance.choice([0, 0, 1, 1, 2])))
+                db.executemany("INSERT INTO parents VALUES (?, ?, ?)", [(one, *pair) for pair in enumerate(below)])
+                made, used = (chance.randrange(10**9) * 10**9 for _ in range(2))
+                values = (made, chance.choice([None, used]), chance.randrange(5), one)
+                db.execute("UPDATE records SET created = ?, last_used = ?, usage_count = ? WHERE id = ?", values)
+        expected = in_one_queue(list(cache.disk_usage()))
+        for page in (1, 7, 1000):
+            monkeypatch.setattr(books, "PAGE", page)
+            monkeypatch.setattr(plan, "PAGE", page)
+            assert [one.id for one in cache.prune(dry_run=True, reserved_space=0)] == expected
+            assert [one.id for one in cache.prune(dry_run=True)] == expected
+        assert [one.id for one in cache.prune()] == expected
+        assert list(cache.disk_usage()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_a_prune_needs_no_room_on_the_disk(full: Cache, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=True)
+    try:
+        command = [sys.executable, "-m", "shipway", "--root", str(full.root)]
+        environment = os.environ | {"SQLITE_TMPDIR": str(small)}
+        shown = subprocess.run([*command, "du"], capture_output=True, text=True, env=environment, check=False)
+        assert "no space" in shown.stderr
+        pruned = subprocess.run([*command, "prune"], capture_output=True, text=True, env=environment, check=True)
+        assert pruned.stdout.count("\n") == MANY + 1
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
 @pytest.mark.slow

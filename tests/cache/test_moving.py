@@ -445,4 +445,4 @@ def test_a_full_disk_is_an_error_of_its_own_and_leaves_the_store_as_it_was(
             assert read(kept, "kept") == "whole"
             kept.release()
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

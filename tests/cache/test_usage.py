@@ -57,8 +57,8 @@ def test_the_others_cost_nothing(cache: Cache, number: int, monkeypatch: pytest.
         steps += 1
         return 0
 
-    def counted(database: Database) -> Connection:
-        connection = aside(database)
+    def counted(database: Database, *, in_memory: bool = False) -> Connection:
+        connection = aside(database, in_memory=in_memory)
         connection._connection.set_progress_handler(count, 1)
         return connection
 

@@ -62,6 +62,7 @@ def test_the_readme_examples_have_few_lines() -> None:
     assert len(shell.splitlines()) <= 5
 
 
+@pytest.mark.slow
 def test_the_tutorial_works_from_top_to_bottom(environment: dict[str, str]) -> None:
     code = "".join(blocks("docs/tutorial.md", "sh")).replace("5000", str(free_port()))
     # Nothing that the tutorial starts may outlive a failure of it.

@@ -11,7 +11,7 @@ import msgspec
 import zstandard
 
 from shipway import oci
-from shipway.layers.chunked import CHECKSUM, POSITION, PREFIX, Record, Table
+from shipway.layers.chunked import CHECKSUM, POSITION, PREFIX, Record
 from shipway.oci import Descriptor, ImageConfig, Manifest, RootFS
 
 BLOCK = 512
@@ -195,7 +195,7 @@ def compressed(data: bytes, media_type: str, tar: bytes) -> Blob:
 
 def with_table(tar: bytes, records: Sequence[Record], frames: Sequence[bytes], **changes: Any) -> Blob:
     """Return a zstd:chunked layer: `frames` decompress to `tar`, `records` are what the table says."""
-    table = msgspec.json.encode(Table(version=1, entries=list(records)))
+    table = msgspec.json.encode({"version": 1, "entries": list(records)})
     return with_raw_table(tar, table, frames, **changes)
 
 

@@ -106,7 +106,7 @@ def hidden(parts: Parts) -> None:
     """A file's content comes out of a frame that decompressors pass over, so that it is in no archive."""
     frame = zstd(EVIL)
     offset = parts.end + 8
-    parts.frames.append(skippable(frame))
+    parts.frames.append(skippable(len(frame)) + frame)
     parts.record("two").update(offset=offset, endOffset=offset + len(frame), digest=oci.sha256(EVIL), chunkDigest=oci.sha256(EVIL))
 
 

@@ -13,7 +13,7 @@ from support.trees import describe
 
 from shipway import oci
 from shipway.errors import Corrupt, DigestMismatch, Invalid, ShipwayError, UnsafeEntry
-from shipway.layers.chunked import CHECKSUM, POSITION, PREFIX, Record, Table
+from shipway.layers.chunked import CHECKSUM, POSITION, PREFIX, Record
 from shipway.oci import Descriptor
 from shipway.transfer.remote_tree import RemoteTree, extract_remote
 
@@ -46,7 +46,7 @@ def out(tmp_path: Path) -> Path:
 
 def put_table(files: FileRemote, *records: Record) -> Descriptor:
     """Put a layer of two chunks and a table of contents that is as its annotations say."""
-    plain = msgspec.json.encode(Table(version=1, entries=list(records)))
+    plain = msgspec.json.encode({"version": 1, "entries": list(records)})
     table = frame(plain)
     data = BLOB + table
     layer = Descriptor(

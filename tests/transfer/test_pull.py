@@ -133,7 +133,7 @@ def with_another_table(remote: FileRemote, layer: Descriptor, old: bytes, new: b
     table = table.replace(old, new)
     packed = zstandard.ZstdCompressor().compress(table)
     rest = blob[location.offset + location.length :]
-    made = blob[:end] + chunked.skippable(packed) + rest
+    made = blob[:end] + chunked.skippable(len(packed)) + packed + rest
     split = layer.annotations[chunked.PREFIX + chunked.TAR_SPLIT_POSITION].split(":")
     split[0] = str(int(split[0]) + len(packed) - location.length)
     changes = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.slope import slope
 from support.trees import MTIME, describe, make_varied_tree
 from support.unprivileged import run_as_nobody
 
@@ -291,3 +293,38 @@ def test_files_put_into_a_setgid_directory_get_their_own_group(tmp_path: Path) -
     assert (tmp_path / "shared/d").stat().st_gid == 0
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o2775
     assert stat.S_IMODE((tmp_path / "shared/d").stat().st_mode) == 0o755
+
+
+@pytest.mark.slow
+def test_what_was_written_is_remembered_on_little_memory_for_each_file(tmp_path: Path) -> None:
+    def job(files: int) -> None:
+        root = tmp_path / f"{files}"
+        root.mkdir()
+        with TreeWriter(root) as writer:
+            for number in range(files):
+                writer.add(Entry(path=f"directory-{number // 200}/file-{number}", kind="reg"))
+            writer.finish()
+        shutil.rmtree(root)
+
+    assert slope(job, 2_000, 10_000) < 50
+
+
+def test_of_what_was_written_nothing_is_removed_however_often_it_is_asked(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d/e"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    put(
+        tmp_path,
+        Entry(path="a", kind="reg"),
+        Entry(path="a", kind="whiteout"),
+        Entry(path="b", kind="whiteout"),
+        Entry(path="f", kind="reg"),
+        Entry(path="f", kind="whiteout"),
+        Entry(path="d", kind="dir", mode=0o755),
+        Entry(path="d/g", kind="reg"),
+        Entry(path="d", kind="reg"),
+        Entry(path="d", kind="dir", mode=0o755),
+        Entry(path="d/h", kind="reg"),
+        Entry(path="", kind="opaque"),
+    )
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"a", "f", "d", "d/h"}

@@ -168,10 +168,12 @@ class Pipeline:
         annotations: dict[str, str] = {}
         if self._table is not None:
             end = self._table.finish(self._blob_size, self._diff_size)
-            self._diff.update(end.archive)
-            self._diff_size += len(end.archive)
+            for piece in end.archive:
+                self._diff.update(piece)
+                self._diff_size += len(piece)
             annotations = end.annotations
-            self._put(end.blob)
+            for piece in end.blob:
+                self._put(piece)
         diff_id = "sha256:" + self._diff.hexdigest()
         descriptor = Descriptor(
             media_type=media_type(self._compression),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from shipway.errors import TooLarge
 from shipway.layers.compression import ByteSource
 from shipway.limits import Limits
@@ -31,6 +33,13 @@ class Bounds:
         """Take all entries of a table of contents, and what their chunks are said to inflate to."""
         self._count(len(entries), entries.size)
         self.count_data(entries.data)
+
+    def counted(self, table: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries of a table of contents, each taken as `count_table` takes all."""
+        for entry in table:
+            self.count(entry)
+            self.count_data(entry.size - sum(chunk.size for chunk in entry.chunks if chunk.zeros))
+            yield entry
 
     def _count(self, entries: int, size: int) -> None:
         self._entries += entries

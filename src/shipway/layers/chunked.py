@@ -68,17 +68,9 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel", g
     """eStargz: how many bytes of the gzip member come before the chunk."""
 
 
-class Table(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """A table of contents."""
-
-    version: int
-    entries: list[Record]
-    tar_split_digest: str = ""
-
-
-def skippable(payload: bytes) -> bytes:
-    """Return `payload` as a zstd frame that decompressors pass over (RFC 8878, section 3.1.2)."""
-    return SKIPPABLE.pack(SKIPPABLE_MAGIC, len(payload)) + payload
+def skippable(size: int) -> bytes:
+    """Return what begins a zstd frame of `size` more bytes that decompressors pass over (RFC 8878, section 3.1.2)."""
+    return SKIPPABLE.pack(SKIPPABLE_MAGIC, size)
 
 
 FIRST_SECOND = -62135596800

@@ -8,7 +8,9 @@ the blob is any gzip layer.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -16,13 +18,15 @@ from isal import igzip_lib, isal_zlib
 
 from shipway import oci
 from shipway.errors import Corrupt, Truncated
-from shipway.layers.chunked import ESTARGZ, MAX_TABLE, Table
+from shipway.layers.chunked import ESTARGZ, MAX_TABLE
+from shipway.layers.compressing import Compressing
 from shipway.layers.contents import MAX_FRAME, Fetch
 from shipway.layers.headers import BLOCK
 from shipway.layers.numbers import number
-from shipway.layers.records import TableListing, digest_of
+from shipway.layers.records import TableEntries, TableListing, digest_of
+from shipway.layers.table_text import Text
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer, Chunk
+from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
 
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
@@ -66,21 +70,26 @@ class Stargz:
         """Return the entries; see `Contents.parse`."""
         plain = archive_end(table, where)
         size = number(plain[124:136], where) if len(plain) > BLOCK else 0
-        return self._listed(plain[BLOCK : BLOCK + size], self.size - len(table), where)
+        text = memoryview(plain)[BLOCK : BLOCK + size]
+        return TableListing(self._checked(lambda: iter((text,)), where), self.size - len(table), where, apart=False)
 
     @property
     def passing(self) -> tuple[int, int]:
         """The bytes of the blob, from where and how many, that `overheard` wants of one that passes by."""
         return max(0, self.size - FOOTER_SIZE), FOOTER_SIZE
 
-    def overheard(self, data: bytes, inside: bytes, where: str) -> Listing | None:
+    def overheard(self, data: Buffer, inside: Compressing | None, where: str) -> Iterable[Entry] | None:
         """Return the entries of a blob that passed by, given `passing`, and the table that is `inside` its archive.
 
-        None if no footer leads to a table: then nobody sees any. Raises as `parse` does. What a footer leads to must
+        They are to be gone through once. None if no footer leads to a table: then nobody sees any. Raises as `parse`
+        does; of what an entry says not before it is reached. What a footer leads to must
         have the right digest, or nobody takes it; so if that is not inside, it is hidden from who reads the archive.
         """
-        offset = self._offset(data, where)
-        return None if offset is None else self._listed(inside, offset, where)
+        offset = self._offset(bytes(data), where)
+        if offset is None:
+            return None
+        text = self._checked(inside.pieces if inside is not None else lambda: iter(()), where)
+        return TableEntries(text, offset, where, apart=False)
 
     def _offset(self, tail: bytes, where: str) -> int | None:
         """Return where the footer at the end of `tail` says that the table is; None if there is no footer."""
@@ -92,9 +101,12 @@ class Stargz:
             raise Corrupt(f"its table of contents cannot be at {offset}", where=where)
         return offset
 
-    def _listed(self, text: bytes, limit: int, where: str) -> Listing:
-        oci.check_match(oci.sha256(text), self.digest, f"{where}, table of contents")
-        return TableListing(oci.decode(text, Table, where), limit, where, apart=False)
+    def _checked(self, text: Text, where: str) -> Text:
+        digest = hashlib.sha256()
+        for piece in text():
+            digest.update(piece)
+        oci.check_match(f"sha256:{digest.hexdigest()}", self.digest, f"{where}, table of contents")
+        return text
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what a gzip member, or several, hold: other chunks or headers too."""

@@ -4,80 +4,79 @@ from __future__ import annotations
 
 import os
 import re
+from array import array
 from binascii import a2b_base64
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import cast, get_args
 
+import msgspec
+
 from shipway.errors import Corrupt, UnsafeEntry
-from shipway.layers.chunked import Record, Table
+from shipway.layers.chunked import Record
 from shipway.layers.numbers import check_device, check_owner
 from shipway.layers.pax import xattr_name
+from shipway.layers.seen import Seen
+from shipway.layers.table_text import Text, batches
 from shipway.layers.tar import MAX_NAME
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
 from shipway.trees.entry import Chunk, Entry, Kind, clean_archive_path
 from shipway.trees.listing import Listing
 
-_KINDS = frozenset(get_args(Kind)) - {"whiteout", "opaque"}
+_CHANGES = frozenset({"whiteout", "opaque"})
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind not in _CHANGES}
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)")
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _SECOND = timedelta(seconds=1)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Record).decode
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-class TableListing(Listing):
-    """The entries of a table whose files lie in the blob's first `limit` bytes.
+class _Table:
+    """What the text of a table says, whose files lie in the blob's first `limit` bytes.
 
     Chunks are compressed `apart`, or several may be in one piece. Raises `Corrupt` or `UnsafeEntry` for
     paths and kinds that cannot be, and for files of several chunks that do not fit together.
     """
 
-    def __init__(self, table: Table, limit: int, where: str, *, apart: bool = True) -> None:
-        """List what a table says."""
-        if table.version != 1:
-            raise Corrupt(f"a table of contents of the unknown version {table.version}", where=where)
-        self._records = table.entries
+    def __init__(self, text: Text, limit: int, where: str, *, apart: bool = True) -> None:
+        """Read `text`; `where` names the table in errors."""
+        self._text = text
         self._limit = limit
         self._where = where
         self._apart = apart
-        self._ends: list[int] | None = None
-        self._places: list[int] = []
-        """Where the record of each entry is."""
-        self._made: dict[int, Entry] = {}
-        """Entries that were worked out at once, by their number: few are changes, or files of several chunks."""
-        self.paths: list[str] = []
-        self.kinds: list[Kind] = []
-        self._list()
+        self._ends: Sequence[int] = ()
 
-    def _list(self) -> None:
-        records = self._records
-        paths, kinds, places = self.paths, self.kinds, self._places
-        following = iter(records)
-        next(following, None)
-        for place, (record, after) in enumerate(zip_longest(records, following)):
-            kind = record.type
-            if kind == "chunk" and place:
+    def _groups(self) -> Iterator[tuple[Record, Sequence[Record]]]:
+        """Yield the record of each entry, with those of its further chunks."""
+        record: Record | None = None
+        more: list[Record] = []
+        for one in chain.from_iterable(batches(self._text, self._where)):
+            if one.type == "chunk" and record is not None:
+                more.append(one)
                 continue
-            more = after is not None and after.type == "chunk"
-            if kind not in _KINDS or (more and kind != "reg"):
-                raise Corrupt(f"an entry of the unknown type {kind[:20]!r}", where=self._where)
-            path = self._path(record)
-            if may_be_whiteout(path):
-                change = whiteout(path, self._named(path))
-                if change is None:
-                    continue
-                self._made[len(paths)] = change
-                path, kind = change.path, change.kind
-            elif more or record.chunk_type:
-                self._made[len(paths)] = self._work_out(place, path)
-            paths.append(path)
-            kinds.append(cast(Kind, kind))
-            places.append(place)
-        self._check_once()
+            if record is not None:
+                yield record, more
+                more = []
+            record = one
+        if record is not None:
+            yield record, more
+
+    def _placed(self, record: Record, more: Sequence[Record]) -> tuple[str, Kind, Entry | None] | None:
+        """Return the path and kind of an entry, and itself if it is a removal; None for what is to be passed over."""
+        kind = _KINDS.get(record.type)
+        if kind is None or (more and kind != "reg"):
+            raise Corrupt(f"an entry of the unknown type {record.type[:20]!r}", where=self._where)
+        path = self._path(record)
+        if may_be_whiteout(path):
+            change = whiteout(path, self._named(path))
+            return (change.path, change.kind, change) if change is not None else None
+        return path, kind, None
 
     def _path(self, record: Record) -> str:
         name = record.name
@@ -88,55 +87,30 @@ class TableListing(Listing):
         except UnsafeEntry as error:
             raise UnsafeEntry(error.what, where=self._where) from error
 
-    def _check_once(self) -> None:
+    def _check_exactly(self, entries: Iterable[tuple[str, Kind]]) -> None:
         """Raise `Corrupt` if anything is there twice; a change and a file at one path are two things."""
-        if len(set(self.paths)) == len(self.paths):
-            return
         seen: set[tuple[str, str]] = set()
-        for path, kind in zip(self.paths, self.kinds, strict=True):
-            key = (path, kind if kind in ("whiteout", "opaque") else "")
+        for path, kind in entries:
+            key = (path, kind if kind in _CHANGES else "")
             if key in seen:
                 raise Corrupt("twice in the table of contents", where=self._named(path))
             seen.add(key)
 
-    def entry(self, index: int) -> Entry:
-        """Return one entry; raises `Corrupt` or `UnsafeEntry` if what is said of it cannot be."""
-        return self._made.get(index) or self._work_out(self._places[index], self.paths[index])
-
-    @property
-    def size(self) -> int:
-        """The bytes of all files, as they are claimed."""
-        return sum(self._sizes())
-
-    @property
-    def data(self) -> int:
-        """The bytes of all files but for holes, as they are claimed."""
-        return self.size - sum(chunk.size for made in self._made.values() for chunk in made.chunks if chunk.zeros)
-
-    def _sizes(self) -> Iterator[int]:
-        return (self._records[place].size for place in self._places)
-
-    def _work_out(self, place: int, path: str) -> Entry:
-        record = self._records[place]
+    def _work_out(self, record: Record, more: Sequence[Record], path: str) -> Entry:
         try:
-            return _entry(record, path, self._chunks(record, place) if record.size else ())
+            return _entry(record, path, self._chunks(record, more) if record.size else ())
         except (Corrupt, UnsafeEntry) as error:
             raise type(error)(error.what, where=self._named(path)) from error
 
     def _named(self, name: str) -> str:
         return f"{self._where}: {name[:200]!r}" if self._where else repr(name[:200])
 
-    def _chunks(self, record: Record, place: int) -> tuple[Chunk, ...]:
+    def _chunks(self, record: Record, more: Sequence[Record]) -> tuple[Chunk, ...]:
         """Return a file's chunks, which have to follow one another up to its end, inside the blob."""
-        records, apart, limit = self._records, self._apart, self._limit
+        apart, limit = self._apart, self._limit
         chunks: list[Chunk] = []
         start = 0
-        single = True
-        one: Record | None = record
-        while one is not None:
-            place += 1
-            following = records[place] if place < len(records) and records[place].type == "chunk" else None
-            single = single and following is None
+        for one, following in zip_longest((record, *more), more):
             size = (record.size if following is None else following.chunk_offset) - start
             if not apart:
                 end = self._end_after(one.offset)
@@ -145,7 +119,7 @@ class TableListing(Listing):
             else:
                 end = record.end_offset or self._end_after(one.offset)
             zeros = one.chunk_type == "zeros"
-            digest = "" if zeros else digest_of(one.chunk_digest or (record.digest if single else ""), "")
+            digest = "" if zeros else digest_of(one.chunk_digest or ("" if more else record.digest), "")
             if (
                 one.chunk_offset != start
                 or size <= 0
@@ -156,15 +130,92 @@ class TableListing(Listing):
             inner = 0 if apart else one.inner_offset
             chunks.append(Chunk(one.offset, end - one.offset, start, size, digest, zeros, inner))
             start += size
-            one = following
         return tuple(chunks)
 
     def _end_after(self, offset: int) -> int:
         """Return where the frame or piece ends that begins at `offset`, where a table does not say: the next begins."""
-        if self._ends is None:
-            self._ends = sorted({record.offset for record in self._records if record.offset} | {self._limit})
+        if not self._ends:
+            records = chain.from_iterable(batches(self._text, self._where))
+            offsets = array("Q", (record.offset for record in records if record.offset))
+            offsets.append(self._limit)
+            self._ends = array("Q", sorted(offsets))
         index = bisect_right(self._ends, offset)
         return self._ends[index] if index < len(self._ends) else 0
+
+
+class TableEntries(_Table):
+    """The entries of a table in its order, all of them worked out and checked as they are asked for, and none kept.
+
+    That anything is there twice is found out at the end.
+    """
+
+    def __iter__(self) -> Iterator[Entry]:
+        seen = Seen()
+        for entry in self._entries():
+            seen.add(hash(entry.path) ^ (entry.kind in _CHANGES))
+            yield entry
+        if seen.twice():
+            self._check_exactly((entry.path, entry.kind) for entry in self._entries())
+
+    def _entries(self) -> Iterator[Entry]:
+        for record, more in self._groups():
+            placed = self._placed(record, more)
+            if placed is not None:
+                path, _, change = placed
+                yield change or self._work_out(record, more, path)
+
+
+class TableListing(_Table, Listing):
+    """The entries of a table, of which paths and kinds are known, and the others worked out when they are looked at.
+
+    Until then their records are kept as bytes, which take a third of the memory.
+    """
+
+    def __init__(self, text: Text, limit: int, where: str, *, apart: bool = True) -> None:
+        """List what a table says; see `_Table`."""
+        super().__init__(text, limit, where, apart=apart)
+        self._packed: list[bytes] = []
+        """The record of each entry that was not worked out."""
+        self._made: dict[int, Entry] = {}
+        """Entries that were worked out at once, by their number: few are changes, or files of several chunks."""
+        self._size = 0
+        self.paths: list[str] = []
+        self.kinds: list[Kind] = []
+        self._list()
+
+    def _list(self) -> None:
+        paths, kinds, packed, size = self.paths, self.kinds, self._packed, 0
+        for record, more in self._groups():
+            placed = self._placed(record, more)
+            if placed is None:
+                continue
+            path, kind, change = placed
+            made = change
+            if change is None and (more or record.chunk_type):
+                made = self._work_out(record, more, path)
+            if made is not None:
+                self._made[len(paths)] = made
+            packed.append(_pack(record) if made is None else b"")
+            paths.append(path)
+            kinds.append(kind)
+            size += record.size
+        self._size = size
+        if len(set(paths)) != len(paths):
+            self._check_exactly(zip(paths, kinds, strict=True))
+
+    def entry(self, index: int) -> Entry:
+        """Return one entry; raises `Corrupt` or `UnsafeEntry` if what is said of it cannot be."""
+        return self._made.get(index) or self._work_out(_unpack(self._packed[index]), (), self.paths[index])
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files, as they are claimed."""
+        return self._size
+
+    @property
+    def data(self) -> int:
+        """The bytes of all files but for holes, as they are claimed."""
+        return self._size - sum(chunk.size for made in self._made.values() for chunk in made.chunks if chunk.zeros)
 
 
 def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:

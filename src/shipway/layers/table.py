@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from binascii import b2a_base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
-import zstandard
 
 from shipway import oci
 from shipway.layers import chunked
 from shipway.layers.chunked import Record, modtime, skippable
+from shipway.layers.compressing import Compressing
 from shipway.layers.pax import XATTR, xattr_key
 from shipway.trees.entry import Buffer, Chunk, Entry
 
-_PIECE = 1 << 20
-"""Bytes of text compressed at a time."""
 _SEGMENT = b'{"type":2,"payload":"%b","position":%d}\n'
 _FILE = b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n'
 _TYPES = {"whiteout": "reg", "opaque": "reg"}
@@ -33,10 +31,13 @@ class FileContent(NamedTuple):
 
 
 class End(NamedTuple):
-    """What a table adds to a layer: bytes of its blob, what of them is archive, annotations of its descriptor."""
+    """What a table adds to a layer: bytes of its blob, what of them is archive, annotations of its descriptor.
 
-    blob: bytes
-    archive: bytes
+    Both are in pieces: a table of many entries is large.
+    """
+
+    blob: Iterable[Buffer]
+    archive: Iterable[Buffer]
     annotations: dict[str, str]
 
 
@@ -66,14 +67,16 @@ class TableWriter:
 
     def __init__(self, level: int) -> None:
         """Start an empty table; `level` is zstd's."""
-        self._split = _Compressing(level)
-        self._table = _Compressing(level)
+        self._split = Compressing(level)
+        self._table = Compressing(level)
         self._table.add(b'{"version":1,"entries":[')
         self._separator = b""
         self._count = 0
 
     def add(self, entry: Entry, name: str, header: Buffer, content: FileContent | None = None) -> None:
         """Take the next entry, its archive name, and the raw bytes between the last content and its own."""
+        if self._table.size > chunked.MAX_TABLE:
+            return
         text, name_raw = _text(name)
         named = b'"name":%b' % _encode(text) if not name_raw else b'"name_raw":%b' % _encode(name_raw)
         payload = b'"%b"' % b2a_base64(content.crc.to_bytes(8, "big"), newline=False) if content else b"null"
@@ -97,7 +100,7 @@ class TableWriter:
         self._table.add(b'],"tarSplitDigest":"%b"}' % oci.sha256(split).encode())
         toc = self._table.finish()
         if self._table.size > chunked.MAX_TABLE:
-            return End(b"", b"", {})
+            return End((), (), {})
         at = offset + chunked.SKIPPABLE.size
         split_at = at + len(toc) + chunked.SKIPPABLE.size
         place = (at, len(toc), self._table.size, chunked.TABLE_TYPE)
@@ -109,39 +112,8 @@ class TableWriter:
             chunked.PREFIX + chunked.TAR_SPLIT_POSITION: ":".join(map(str, split_place)),
             chunked.HEADERS: chunked.HEADERS_VERSION,
         }
-        return End(skippable(toc) + skippable(split) + skippable(footer), b"", annotations)
-
-
-class _Compressing:
-    """Text that is compressed, in one frame after the other, while it grows.
-
-    The frames are kept in one piece: many that stay, between large buffers that come and go, made the heap three times
-    as large.
-    """
-
-    def __init__(self, level: int) -> None:
-        self.size = 0
-        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
-        self._frames = bytearray()
-        self._pending: list[bytes] = []
-        self._limit = _PIECE
-
-    def add(self, text: bytes) -> None:
-        self._pending.append(text)
-        self.size += len(text)
-        if self.size > self._limit:
-            self._compress()
-
-    def _compress(self) -> None:
-        self._frames += self._compressor.compress(b"".join(self._pending))
-        self._pending = []
-        self._limit = self.size + _PIECE
-
-    def finish(self) -> bytes:
-        """Return all of it, compressed."""
-        if self._pending:
-            self._compress()
-        return bytes(self._frames)
+        frames = [piece for payload in (toc, split, footer) for piece in (skippable(len(payload)), payload)]
+        return End(frames, (), annotations)
 
 
 def _text(name: str) -> tuple[str, str]:

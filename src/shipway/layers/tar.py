@@ -14,6 +14,7 @@ from struct import Struct
 from shipway.errors import Corrupt, Truncated, UnsafeEntry
 from shipway.layers import pax, sparse
 from shipway.layers.blocks import Blocks, padding
+from shipway.layers.compressing import PIECE, Compressing
 from shipway.layers.headers import BLOCK, END_OF_ARCHIVE, TABLE_NAME
 from shipway.layers.numbers import check_device, check_owner, decimal, number
 from shipway.layers.usual import USTAR, read_owner, sum_is_right, usual_entry
@@ -68,7 +69,7 @@ class TarReader:
         eStargz's table of contents, which is no entry, is kept in `table` if it has at most `keep` bytes. It may
         follow the end marker, as BuildKit has it.
         """
-        self.table = b""
+        self.table: Compressing | None = None
         self._keep = keep
         self._passed = ""
         """The path of what was passed over last."""
@@ -144,7 +145,9 @@ class TarReader:
         """Keep a table of contents of `size` bytes if it is wanted; return how many of them were read."""
         if not 0 < size <= self._keep:
             return 0
-        self.table = bytes(self._blocks.take(size, self._where))
+        self.table = Compressing(1)
+        for done in range(0, size, PIECE):
+            self.table.add(bytes(self._blocks.take(min(PIECE, size - done), self._where)))
         return size
 
     def _look_behind(self) -> None:

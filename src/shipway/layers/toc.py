@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import zstandard
@@ -11,11 +14,12 @@ import zstandard
 from shipway import oci
 from shipway.errors import Corrupt
 from shipway.layers import chunked
-from shipway.layers.chunked import Table
+from shipway.layers.compressing import Compressing, decompressed_pieces
 from shipway.layers.contents import Fetch, read_chunk
-from shipway.layers.records import TableListing, digest_of
+from shipway.layers.records import TableEntries, TableListing, digest_of
+from shipway.layers.table_text import Text
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer, Chunk
+from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
 
 
@@ -47,9 +51,12 @@ class TocLocation:
         """The bytes of the blob, from where and how many, that `overheard` wants of one that passes by."""
         return self.offset, self.length
 
-    def overheard(self, data: bytes, inside: bytes, where: str) -> Listing:  # noqa: ARG002  eStargz needs it
-        """Return the entries, as `parse` does, of a blob that passed by, given `passing`."""
-        return parse_toc(data, self, where)
+    def overheard(self, data: Buffer, inside: Compressing | None, where: str) -> Iterable[Entry]:  # noqa: ARG002  eStargz needs it
+        """Return the entries of a blob that passed by, given `passing`, to be gone through once.
+
+        Raises as `parse` does; of what an entry says not before it is reached.
+        """
+        return TableEntries(_text(data, self, where), self.offset, where)
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return the content of a chunk. Where the table does not say where it ends, headers follow it."""
@@ -90,11 +97,26 @@ def parse_toc(data: bytes, location: TocLocation, where: str = "") -> Listing:
     Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that
     was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be, as `TableListing` does.
     """
+    return TableListing(_text(data, location, where), location.offset, where)
+
+
+def _text(data: Buffer, location: TocLocation, where: str) -> Text:
+    """Return the text of a table of contents that `data` is, compressed, checked as `parse_toc` says."""
     oci.verify(data, location.digest, location.length, where)
-    plain = first_bytes(data, location.uncompressed, where, whole=True)
+    size, digest = 0, hashlib.sha256()
+    try:
+        for piece in decompressed_pieces(data):
+            size += len(piece)
+            if location.plain_digest:
+                digest.update(piece)
+            if size > location.uncompressed:
+                break
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"not zstd data: {error}", where=where) from error
+    oci.check_size(size, location.uncompressed, where)
     if location.plain_digest:
-        oci.check_match(oci.sha256(plain), location.plain_digest, where)
-    return TableListing(oci.decode(plain, Table, where), location.offset, where)
+        oci.check_match(f"sha256:{digest.hexdigest()}", location.plain_digest, where)
+    return partial(decompressed_pieces, data)
 
 
 def decode_chunk(data: Buffer, chunk: Chunk, where: str = "") -> bytes:
@@ -105,13 +127,13 @@ def decode_chunk(data: Buffer, chunk: Chunk, where: str = "") -> bytes:
 _ZSTD = TocLocation(0, 0, 0, "")
 
 
-def first_bytes(data: Buffer, size: int, where: str, *, whole: bool = False) -> bytes:
-    """Return the first `size` bytes that `data`, zstd frames, decompresses to; with `whole` there must not be more."""
+def first_bytes(data: Buffer, size: int, where: str) -> bytes:
+    """Return the first `size` bytes that `data`, zstd frames, decompresses to."""
     try:
         if zstandard.frame_content_size(data) == size:
-            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=not whole)
+            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=True)
         reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-        plain = reader.read(size + whole)
+        plain = reader.read(size)
     except zstandard.ZstdError as error:
         raise Corrupt(f"not zstd data: {error}", where=where) from error
     oci.check_size(len(plain), size, where)

@@ -16,6 +16,7 @@ from shipway.layers.agreement import Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.chunked import MAX_TABLE
+from shipway.layers.compressing import Compressing
 from shipway.layers.compression import ByteSource, Compression, compression_of, decompressed
 from shipway.layers.formats import contents_of, tells_times
 from shipway.layers.index import indexed
@@ -28,7 +29,6 @@ from shipway.progress import Progress, ProgressCallback
 from shipway.stopping import Workers
 from shipway.trees.copying import Adding
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
-from shipway.trees.listing import listing
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -95,7 +95,7 @@ def unpack(
     if diff_id is not None:
         oci.check_match(inflating.digest, diff_id, f"{where} unpacked")
     if contents is not None and window is not None:
-        table = contents.overheard(bytes(window.data), unpacking.table, where)
+        table = contents.overheard(window.data, unpacking.table, where)
         if table is not None:
             unpacking.check(table)
     return Unpacked(inflating.digest, inflating.size, entries, builder.finish() if builder is not None else None)
@@ -185,7 +185,7 @@ class _Unpacking:
         self._bounds = self._make_bounds()
         if self._bounds is not None:
             source = BoundedSource(source, self._bounds)
-        self.table = b""
+        self.table: Compressing | None = None
         """The table of contents that is inside the archive, if there is one."""
         self.inflating = _Inflating(source, self._passing)
 
@@ -211,9 +211,7 @@ class _Unpacking:
         """Raise `Corrupt` unless the table says what the archive, all read, said."""
         assert self._witness is not None
         bounds = self._make_bounds()
-        if bounds is not None:
-            bounds.count_table(listing(table))
-        self._witness.check(table, self._where)
+        self._witness.check(bounds.counted(table) if bounds is not None else table, self._where)
 
 
 def _reporting(buffers: Iterator[Filled], blob: _Blob, progress: ProgressCallback) -> Iterator[Filled]:

@@ -96,13 +96,14 @@ _GONE = "SELECT snapshot FROM sizes EXCEPT SELECT snapshot FROM records EXCEPT S
 class Books:
     """What each tree of a store took at the moment when they were made."""
 
-    def __init__(self, store: Store, ids: Collection[str] | None = None) -> None:
+    def __init__(self, store: Store, ids: Collection[str] | None = None, *, in_memory: bool = False) -> None:
         """Make the books of `store`. Snapshots that did not change since the last time are not looked into.
 
         With `ids` they are those of the records with these ids or twins, and of others that have the same layers.
+        `NoSpace` if there is none for the file, unless they are to be `in_memory`.
         """
         store.reclaim()
-        self.tables: Connection = store.database.aside()
+        self.tables: Connection = store.database.aside(in_memory=in_memory)
         weakref.finalize(self, self.tables.close)
         only = () if ids is None else (json.dumps(list(ids)),)
         with self.tables.transaction() as db:

@@ -318,6 +318,12 @@ class Database(Connection):
         """Return a block inside `BEGIN IMMEDIATE`, which yields the connection; an exception rolls back."""
         return self.transaction("BEGIN IMMEDIATE")
 
-    def aside(self) -> Connection:
-        """Return a connection of its own, for temporary tables of what is in the database; to be closed."""
-        return Connection(self.path)
+    def aside(self, *, in_memory: bool = False) -> Connection:
+        """Return a connection of its own, for temporary tables of what is in the database; to be closed.
+
+        The tables are in a file from some megabytes on, unless they are to stay `in_memory`.
+        """
+        connection = Connection(self.path)
+        if in_memory:
+            connection.read("PRAGMA temp_store=MEMORY")
+        return connection

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
-from shipway.errors import Locked, NotFound
+from shipway.errors import Locked, NoSpace, NotFound
 from shipway.local.books import Books
 from shipway.local.contents import learn_blob
 from shipway.local.keeping import PruneOptions, bytes_to_keep
@@ -41,18 +41,28 @@ def prune(
     record or a batch of blobs. Raises `Invalid` for a filter that is none; with `ids`, `NotFound` or `Locked` for one
     that cannot be removed, before any is.
     """
+    try:
+        plan = _planned(store, options, ids, dry_run=dry_run)
+    except NoSpace:  # which is why it is to be made
+        plan = _planned(store, options, ids, dry_run=dry_run, in_memory=True)
+    if not dry_run:
+        _carry_out(store, plan, stopped)
+        collect(store)
+    return plan.decisions()
+
+
+def _planned(
+    store: Store, options: PruneOptions, ids: Collection[str] | None, *, dry_run: bool, in_memory: bool = False
+) -> Plan:
+    """Return a plan; what is kept of remote layers goes first, and is gone when it is there."""
     needs_all = ids is None or options.has_sizes or dry_run
-    books = Books(store, None if needs_all else ids)
+    books = Books(store, None if needs_all else ids, in_memory=in_memory)
     named = None if ids is None else _named(store, ids, books)
     excess = _excess(store, books, options)
     if named is None and not options.filters and not dry_run and (excess is None or excess > 0):
         freed = store.kept.free(excess, unused_for=options.keep_duration)  # what can be fetched again goes first
         excess = None if excess is None else excess - freed
-    plan = Plan(books, options, named=named, excess=excess, whole=dry_run)
-    if not dry_run:
-        _carry_out(store, plan, stopped)
-        collect(store)
-    return plan.decisions()
+    return Plan(books, options, named=named, excess=excess, whole=dry_run)
 
 
 def collect(store: Store) -> None:

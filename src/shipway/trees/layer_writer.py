@@ -66,9 +66,9 @@ class LayerWriter(TreeWriter):
                     return None
         return self._lower.get(path)
 
-    def _mark(self, path: str) -> None:
+    def _mark(self, path: str, *, directory: bool = False) -> None:
         if self._marking:
-            super()._mark(path)
+            super()._mark(path, directory=directory)
 
     @contextmanager
     def _taken_over(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from shipway.trees import xattrs
 from shipway.trees.content import ContentWriter
 from shipway.trees.dirfds import DirectoryFds, Root
 from shipway.trees.entry import MAX_PATH, Content, Entry, OpenFile, implied, parent_of
+from shipway.trees.made import Made
 from shipway.trees.removal import empty_directory, remove_tree
 from shipway.trees.special import make_special
 from shipway.trees.system import read_umask, typed, typed_errors
@@ -57,8 +58,7 @@ class TreeWriter:
         self._gid = os.getegid()
         self._privileged = self._uid == 0
         self._fd_only_bits = read_umask() | 0o7000
-        self._made: set[str] = set()
-        """Paths this layer put there, or wrote below."""
+        self._made = Made()
         self._directories: dict[str, Entry] = {}
         """What directories get at the end."""
         self._times: dict[str, int] = {}
@@ -231,7 +231,7 @@ class TreeWriter:
                 os.mkdir(name, 0o700, dir_fd=dir_fd)
             except FileExistsError:
                 if stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-                    if path not in self._made:
+                    if path not in self._made.directories:
                         self._enter(path, self._fds.get(path))
                     self._directories[path] = entry
                     return
@@ -239,7 +239,7 @@ class TreeWriter:
                 os.mkdir(name, 0o700, dir_fd=dir_fd)
                 self._remade(path)
             self._inherit(path)
-            self._mark(path)
+            self._mark(path, directory=True)
         self._directories[path] = entry
 
     def _remade(self, path: str) -> None:
@@ -254,7 +254,7 @@ class TreeWriter:
 
     def _parent(self, directory: str, path: str) -> int:
         """Return the descriptor of a directory that something is written into, made if need be."""
-        if directory in self._made:
+        if directory in self._made.directories:
             try:
                 return self._fds.get(directory)
             except (FileNotFoundError, NotADirectoryError):
@@ -269,11 +269,11 @@ class TreeWriter:
             self._inheriting[path] = (st.st_gid if st.st_mode & stat.S_ISGID else self._gid, acl)
         if self._keep_times:
             self._times.setdefault(path, st.st_mtime_ns)
-        self._mark(path)
+        self._mark(path, directory=True)
 
-    def _mark(self, path: str) -> None:
-        """Note that this layer put something at `path`, or below it."""
-        self._made.add(path)
+    def _mark(self, path: str, *, directory: bool = False) -> None:
+        """Note that this layer put something at `path`, or below the `directory` that is there."""
+        self._made.add(path, directory=directory)
 
     def _make_parents(self, directory: str, path: str) -> int:
         """Make the missing ones of the directories above `path`, the last of which is `directory`."""
@@ -291,7 +291,7 @@ class TreeWriter:
                 self._make_way(part, above, name, error)
                 fd = self._make_parent(part, above, name)
             else:
-                if part not in self._made:
+                if part not in self._made.directories:
                     self._enter(part, fd)
         return fd
 
@@ -302,7 +302,7 @@ class TreeWriter:
         entry = self._implied(path)
         os.mkdir(name, 0o700, dir_fd=above)
         self._inherit(path)
-        self._mark(path)
+        self._mark(path, directory=True)
         self._directories[path] = entry
         return self._fds.get(path)
 
@@ -357,7 +357,7 @@ class TreeWriter:
         for known in (self._directories, self._times, self._inheriting):
             for one in [one for one in known if one == path or one.startswith(below)]:
                 del known[one]
-        self._made = {one for one in self._made if one != path and not one.startswith(below)}
+        self._made.forget(path)
 
     def _existing(self, path: str) -> int | None:
         """Return the descriptor of a directory of the tree, or None if it is none."""
