@@ -96,11 +96,11 @@ class Changes:
         return cls(database, record_id, [first for (first,) in firsts]) if firsts else None
 
     @classmethod
-    def keep(cls, database: Database, record_id: str, rows: Iterable[Row]) -> Self:
+    def keep(cls, database: Database, record_id: str, rows: Iterable[Row], *, block_size: int = _BLOCK) -> Self:
         """Keep what a layer changes."""
         rows = iter(rows)
         blocks: list[tuple[str, bytes, bytes]] = []
-        while (block := list(islice(rows, _BLOCK))) or not blocks:
+        while (block := list(islice(rows, block_size))) or not blocks:
             blocks.append((record_id, block[0].key if blocks else b"", _packed(block)))
         with database.write() as db:
             db.executemany("INSERT OR REPLACE INTO changes SELECT id, ?2, ?3 FROM records WHERE id = ?1", blocks)

@@ -109,10 +109,11 @@ class _LocalRecords:
 
 def _list(store: Store, layer: Record) -> Changes:
     """Return what a layer changes; nothing is read but what the driver needs to tell."""
-    return Changes.keep(store.database, layer.id, map(_row, store.driver.changes(store.own_chain(layer))))
+    return Changes.keep(store.database, layer.id, map(kept_row, store.driver.changes(store.own_chain(layer))))
 
 
-def _row(entry: Entry) -> Row:
+def kept_row(entry: Entry) -> Row:
+    """Return as much of a layer's entry as is kept."""
     link = os.fsencode(entry.link) if entry.link else b""
     row = Row(os.fsencode(entry.path), entry.kind, link=link, dev=entry.dev)
     if entry.size:
