@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Missing, OSError, ValueError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("bench: interrupted; with --resume it goes on after the last job in the JSON file\n")
+        return 130
 
 
 def _options() -> argparse.ArgumentParser:
@@ -68,7 +71,8 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache", type=Path, default=_cache(), help="where the Debian tree is kept; default: %(default)s"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all that was measured")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all that was measured, after each job")
+    parser.add_argument("--resume", action="store_true", help="do not run again what the JSON file has")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables there instead of printing them")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw time and memory against work, as SVG")
     parser.add_argument("--check", type=Path, nargs=2, metavar=("OLD", "NEW"), help="compare two such JSON files")
@@ -85,19 +89,30 @@ def _cache() -> Path:
 def _measure(options: argparse.Namespace) -> int:
     jobs = _chosen(options.job)
     rounds = options.rounds or (3 if options.quick else 5)
-    with open_scene(options.where, options.cache, ext4=options.ext4, cold=options.cold, quick=options.quick) as scene:
-        results = run(jobs, scene, rounds=rounds)
     where = f"ext4 of {options.ext4} GB" if options.ext4 else str(options.where)
-    report = Report(
-        format=FORMAT,
-        machine={"kernel": platform.release(), "cpus": str(os.cpu_count()), "python": platform.python_version()},
-        settings={"rounds": str(rounds), "where": where, "page cache": "emptied" if options.cold else "warm"},
-        versions={"shipway": shipway.__version__, **_versions()},
-        series=tuple(results.series),
-        skipped=tuple(results.skipped),
+    report = _begun(
+        Report(
+            format=FORMAT,
+            machine={"kernel": platform.release(), "cpus": str(os.cpu_count()), "python": platform.python_version()},
+            settings={
+                "rounds": str(rounds),
+                "where": where,
+                "page cache": "emptied" if options.cold else "warm",
+                "amounts": "small" if options.quick else "all",
+            },
+            versions={"shipway": shipway.__version__, **_versions()},
+        ),
+        options.json if options.resume else None,
     )
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    done = {one.job for one in report.series} | {one.job for one in report.skipped}
+    with open_scene(options.where, options.cache, ext4=options.ext4, cold=options.cold, quick=options.quick) as scene:
+        for job in jobs:
+            if job.name not in done:
+                results = run(job, scene, rounds=rounds)
+                report.series += tuple(results.series)
+                report.skipped += tuple(results.skipped)
+                if options.json:
+                    _write(options.json, report)
     text = markdown(report, JOBS)
     if options.markdown:
         options.markdown.write_text(text)
@@ -107,7 +122,23 @@ def _measure(options: argparse.Namespace) -> int:
         options.plots.mkdir(parents=True, exist_ok=True)
         for name, svg in plots(report):
             (options.plots / f"{name}.svg").write_text(svg)
-    return int(any(one.failed for one in results.skipped))
+    return int(any(one.failed for one in report.skipped))
+
+
+def _begun(report: Report, path: Path | None) -> Report:
+    """Return the report that an earlier run left in a file, or a new one where there is none."""
+    if path is None or not path.exists():
+        return report
+    begun = read(path)
+    if (begun.machine, begun.settings, begun.versions) != (report.machine, report.settings, report.versions):
+        raise ValueError(f"{path}: measured with other settings or programs; leave out --resume, or name another file")
+    return begun
+
+
+def _write(path: Path, report: Report) -> None:
+    whole = path.with_name(path.name + ".part")
+    whole.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    whole.replace(path)
 
 
 def _chosen(names: Sequence[str] | None) -> list[Job]:

@@ -54,15 +54,15 @@ class Skipped(msgspec.Struct, frozen=True):
     failed: bool
 
 
-class Report(msgspec.Struct, frozen=True):
-    """One run of the benchmarks."""
+class Report(msgspec.Struct):
+    """One run of the benchmarks, as far as it got."""
 
     format: int
     machine: dict[str, str]
     settings: dict[str, str]
     versions: dict[str, str]
-    series: tuple[Series, ...]
-    skipped: tuple[Skipped, ...]
+    series: tuple[Series, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def nothing() -> None:

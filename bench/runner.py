@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.model import Job, Missing, Sample, Series, Side, Skipped, WrongResult
@@ -25,21 +25,20 @@ class Results:
         _say(f"    {side or 'all'}: {'FAILED' if failed else 'skipped'}: {why}")
 
 
-def run(jobs: Iterable[Job], scene: Scene, *, rounds: int) -> Results:
-    """Run jobs, each amount of work after the other; a side that fails is named and the others go on."""
+def run(job: Job, scene: Scene, *, rounds: int) -> Results:
+    """Run a job, each amount of work after the other; a side that fails is named and the others go on."""
     results = Results()
-    for job in jobs:
-        for work in job.quick if scene.quick else job.works:
-            _say(f"{job.name} {work} {job.unit}")
-            try:
-                scene.need(*job.needs)
-                with job.sides(scene, work) as sides:
-                    turns = _Turns(job, work, scene, results)
-                    turns.take(sides, min(rounds, job.rounds or rounds))
-            except Missing as why:
-                results.skip(job, work, _EVERYTHING, str(why))
-            except WrongResult as why:
-                results.skip(job, work, _EVERYTHING, str(why), failed=True)
+    for work in job.quick if scene.quick else job.works:
+        _say(f"{job.name} {work} {job.unit}")
+        try:
+            scene.need(*job.needs)
+            with job.sides(scene, work) as sides:
+                turns = _Turns(job, work, scene, results)
+                turns.take(sides, min(rounds, job.rounds or rounds))
+        except Missing as why:
+            results.skip(job, work, _EVERYTHING, str(why))
+        except WrongResult as why:
+            results.skip(job, work, _EVERYTHING, str(why), failed=True)
     return results
 
 

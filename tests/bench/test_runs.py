@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
@@ -45,7 +47,7 @@ TRIED = [
 def test_each_job_is_done_and_its_result_is_right(tmp_path: Path, job: Job) -> None:
     tiny = replace(job, quick=(TINY[job.unit],), sides=partial(only, job))
     with open_scene(tmp_path, tmp_path, quick=True) as scene:
-        results = run([tiny], scene, rounds=1)
+        results = run(tiny, scene, rounds=1)
     missing = {one.why for one in results.skipped if not one.side and not one.failed}
     if missing:
         pytest.skip("; ".join(missing))
@@ -73,7 +75,7 @@ def test_a_side_with_a_wrong_result_is_named_and_has_no_figures(tmp_path: Path) 
         yield [copy_side(tree.path, scene.root / "copy", tree.fingerprint(), script, scene) for script in scripts]
 
     with open_scene(tmp_path, tmp_path) as scene:
-        results = run([Job("copy", "A copy", "files", (50,), (), sides)], scene, rounds=2)
+        results = run(Job("copy", "A copy", "files", (50,), (), sides), scene, rounds=2)
     assert [series.side for series in results.series] == ["cp -a $1/. $2", "cp -a $1/. $2 # again"]
     assert all(len(series.samples) == 2 for series in results.series)
     assert {(one.side, one.failed) for one in results.skipped} == {
@@ -90,7 +92,7 @@ def test_what_is_missing_is_named_and_skipped(tmp_path: Path) -> None:
         yield [Side("true", "shipway", lambda: command(["true"])), absent]
 
     with open_scene(tmp_path, tmp_path) as scene:
-        results = run([Job("nothing", "Nothing", "times", (1,), (), sides)], scene, rounds=1)
+        results = run(Job("nothing", "Nothing", "times", (1,), (), sides), scene, rounds=1)
     assert [series.side for series in results.series] == ["true"]
     (skipped,) = results.skipped
     assert skipped.why == "no-such-program is not installed (Debian package no-such-program)"
@@ -146,6 +148,33 @@ def test_a_run_writes_json_a_table_and_plots(tmp_path: Path, capsys: pytest.Capt
     assert ET.parse(plots / "lookup.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert main(["--check", str(report), str(report)]) == 0
     assert "ok     lookup 1000, shipway: 1.00" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_was_interrupted_goes_on_after_the_last_job_it_had_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "out.json"
+    options = ["--where", str(tmp_path), "--quick", "--rounds", "1", "--json", str(report)]
+    options += ["--job", "import", "lookup", "start"]
+    with subprocess.Popen([sys.executable, "-m", "bench", *options], stderr=subprocess.PIPE, text=True) as first:
+        assert first.stderr is not None
+        while not first.stderr.readline().startswith("lookup"):
+            pass
+        first.send_signal(signal.SIGINT)
+        assert first.stderr.read().endswith("with --resume it goes on after the last job in the JSON file\n")
+    assert first.returncode == 130
+    assert {series.job for series in read(report).series} == {"import"}
+    assert list(tmp_path.iterdir()) == [report]
+
+    assert main([*options, "--resume"]) == 0
+    shown = capsys.readouterr()
+    assert "import 1" not in shown.err
+    assert "lookup 1000" in shown.err
+    assert "1,000 keys" in shown.out
+    assert {series.job for series in read(report).series} == {"import", "lookup", "start"}
+    assert main([*options, "--resume", "--rounds", "2"]) == 2
+    assert "measured with other settings" in capsys.readouterr().err
 
 
 def test_a_job_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
