@@ -299,9 +299,9 @@ class Cache:
         """Return how a ref came to be here. `NotFound`."""
         return explain_ref(self._store, ref_id)
 
-    def keys(self) -> Iterator[KeyRecord]:
-        """Return the keys that were put here, in order."""
-        return iter(self._keys.records())
+    def keys(self, ref_id: str | None = None) -> Iterator[KeyRecord]:
+        """Return the keys that were put here, or those that name one ref, in order."""
+        return self._keys.records(ref_id)
 
     # Room on the disk
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,15 +62,13 @@ class Keys:
         """Return what `lookup` finds now and why; see `Cache.explain`."""
         return explain_key(self._store, self._elsewhere.remotes, self._elsewhere.whole_image, _raw(key))
 
-    def records(self) -> list[KeyRecord]:
-        """Return the keys that were put here, in order."""
-        return [
-            KeyRecord(
-                tag.key.decode("utf-8", "surrogateescape"), tag.record, datetime.fromtimestamp(tag.updated / 1e9, UTC)
-            )
-            for tag in self._store.tags.with_keys()
-            if tag.record is not None and tag.key is not None
-        ]
+    def records(self, ref_id: str | None) -> Iterator[KeyRecord]:
+        """Yield the keys that were put here, or those that name one ref, in order."""
+        tags = self._store.tags
+        for tag in tags.with_keys() if ref_id is None else tags.with_keys_of(ref_id):
+            if tag.record is not None and tag.key is not None:
+                key = tag.key.decode("utf-8", "surrogateescape")
+                yield KeyRecord(key, tag.record, datetime.fromtimestamp(tag.updated / 1e9, UTC))
 
 
 def _raw(key: str | bytes) -> bytes:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.http import Client
 from support.peak import measured
 
 from shipway import Cache, CachePolicy, UsageRecord
-from shipway.local import books, plan
+from shipway.local import database, plan
+from shipway.server import serving
+from shipway.server.store_backend import StoreBackend
 
 LIMIT = 150_000_000
 MANY = 20_000
@@ -36,6 +39,9 @@ def fill(cache: Cache, count: int) -> None:
         only = first.id
     with cache.store.database.write() as db:
         db.execute(_COPY, (count - 1,))
+        db.execute(
+            "INSERT INTO tags SELECT 'shipway', 'of-' || id, id, NULL, CAST('key ' || id AS BLOB), created FROM records"
+        )
         db.execute(
             "INSERT INTO parents SELECT id, 0, printf('%s%08d', substr(id, 1, 12), substr(id, 13) - 1) FROM records"
             " WHERE id <> ? AND substr(id, 13) % 4 > 0 AND substr(id, 13) <> '00000001'",
@@ -69,6 +75,7 @@ def taken(run: Callable[[], Iterator[Any]]) -> tuple[int, int]:
         pytest.param(lambda cache: cache.prune(dry_run=True), id="a dry run"),
         pytest.param(lambda cache: cache.prune(dry_run=True, filters=["immutable"], max_used_space=0), id="by size"),
         pytest.param(lambda cache: cache.prune(filters=["immutable"], keep_duration=0), id="a prune"),
+        pytest.param(lambda cache: cache.keys(), id="keys"),
     ],
 )
 def test_a_page_of_refs_is_in_memory_at_a_time(full: Cache, run: Callable[[Cache], Iterator[Any]]) -> None:
@@ -118,12 +125,26 @@ def test_refs_go_in_the_order_of_one_queue_whatever_a_page_is(
                 db.execute("UPDATE records SET created = ?, last_used = ?, usage_count = ? WHERE id = ?", values)
         expected = in_one_queue(list(cache.disk_usage()))
         for page in (1, 7, 1000):
-            monkeypatch.setattr(books, "PAGE", page)
+            monkeypatch.setattr(database, "PAGE", page)
             monkeypatch.setattr(plan, "PAGE", page)
             assert [one.id for one in cache.prune(dry_run=True, reserved_space=0)] == expected
             assert [one.id for one in cache.prune(dry_run=True)] == expected
         assert [one.id for one in cache.prune()] == expected
         assert list(cache.disk_usage()) == []
+
+
+@pytest.mark.slow
+def test_a_server_lists_tags_by_pages_even_if_all_were_asked_for(full: Cache) -> None:
+    ids = [ref.id for ref in full.disk_usage()]
+    pages = []
+    with serving(StoreBackend(full)) as url, Client(url) as client:
+        path = "/v2/shipway/tags/list"
+        while path:
+            answer = client.ask("GET", path)
+            pages.append(answer.json["tags"])
+            path = answer.headers.get("link", "").partition(">")[0].removeprefix("<")
+    assert [len(page) for page in pages] == [10_000] * 4
+    assert [name for page in pages for name in page] == sorted([*ids, *(f"of-{one}" for one in ids)])
 
 
 @pytest.mark.slow
@@ -170,6 +191,7 @@ def test_a_million_refs_are_shown_and_pruned_on_150_mb(tmp_path: Path) -> None:
         fill(cache, count)
     peaks = {
         "ls": measured(tmp_path / "store", "ls"),
+        "key ls": measured(tmp_path / "store", "--json", "key", "ls"),
         "du": measured(tmp_path / "store", "--json", "du"),
         "prune --dry-run": measured(tmp_path / "store", "prune", "--dry-run", "--max-used-space", "1MB"),
         "prune": measured(tmp_path / "store", "prune"),

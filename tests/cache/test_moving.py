@@ -162,6 +162,15 @@ def test_a_key_whose_ref_is_gone_is_a_miss_and_forgotten(cache: Cache) -> None:
     assert list(cache.keys()) == []
 
 
+def test_keys_are_listed_in_order_all_or_those_of_one_ref(cache: Cache) -> None:
+    with cache.new() as work, work.commit() as one, cache.new() as other_work, other_work.commit() as other:
+        for key, ref in (("b", one), ("c", other), ("a", one)):
+            cache.put(key, ref)
+        assert [found.key for found in cache.keys()] == ["a", "b", "c"]  # noqa: SIM118  no mapping
+        assert [found.key for found in cache.keys(one.id)] == ["a", "b"]
+        assert list(cache.keys("nobody")) == []
+
+
 def test_the_last_put_wins_and_keys_may_be_bytes(cache: Cache) -> None:
     refs = []
     for text in ("one", "two"):

@@ -119,8 +119,9 @@ class DirectoryBackend:
     def repositories(self) -> list[str]:
         return [path.name.replace("+", "/") for path in self._repositories.iterdir()]
 
-    def tags(self, repository: str) -> list[str]:
+    def tags(self, repository: str, after: str, limit: int) -> list[str]:
         try:
-            return os.listdir(self._at(repository, "tags"))
+            names = sorted(os.listdir(self._at(repository, "tags")))
+            return [name for name in names if name > after][:limit]
         except FileNotFoundError:
             raise RepositoryNotFound("no such repository", where=repository) from None

@@ -103,6 +103,7 @@ def keys(cache: shipway.Cache, ref: shipway.LocalImmutableRef) -> None:
     for key in cache.keys():  # noqa: SIM118  a cache is no dict
         assert_type(key, shipway.KeyRecord)
         assert_type(key.updated, datetime)
+    assert_type(cache.keys(ref.id), Iterator[shipway.KeyRecord])
 
 
 def indexes(ref: shipway.RemoteImmutableRef) -> None:

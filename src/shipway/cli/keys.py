@@ -42,7 +42,7 @@ def get(key: str, /, *, session: InSession) -> None:
 def ls(*, session: InSession) -> None:
     """List the keys of this store."""
     with session.open() as cache:
-        records = list(cache.keys())
-    documents = [{"key": one.key, "id": one.id, "updated": text.iso(one.updated)} for one in records]
+        records = cache.keys()
+    documents = ({"key": one.key, "id": one.id, "updated": text.iso(one.updated)} for one in records)
     rows = ((one.id, text.when(one.updated), one.key) for one in records)
     session.show(documents, text.table(rows, ("id", "updated", "key")))

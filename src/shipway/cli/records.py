@@ -90,7 +90,7 @@ def _local(cache: Cache, ref_id: str) -> documents.Document:
     if record is None:
         raise NotFound("is no longer in this store", where=ref_id)
     document = documents.usage(record)
-    document["keys"] = [found.key for found in cache.keys() if found.id == ref_id]  # noqa: SIM118  a cache is no dict
+    document["keys"] = [found.key for found in cache.keys(ref_id)]
     if not record.mutable:
         with cache.get(ref_id) as ref:
             document |= {"policy": ref.metadata.policy.value, "labels": dict(ref.metadata.labels)}

@@ -21,9 +21,6 @@ from shipway.local.sizes import Sizes
 from shipway.local.store import Store
 from shipway.refs import RecordType, UsageRecord
 
-PAGE = 1000
-"""Rows that are in memory at a time."""
-
 _TABLES = """
 CREATE TEMP TABLE used (id TEXT PRIMARY KEY) WITHOUT ROWID;
 -- One row a tree. Of one that is committed but not finalized, which has two records, it is the one
@@ -115,12 +112,12 @@ class Books:
             if ids is None:
                 db.execute(f"CREATE TEMP TABLE gone AS {_GONE}")
         if ids is None:
-            for page in self.pages("SELECT rowid, snapshot FROM gone WHERE rowid > ? ORDER BY rowid LIMIT ?"):
+            for page in self.tables.pages("SELECT rowid, snapshot FROM gone WHERE rowid > ? ORDER BY rowid LIMIT ?"):
                 store.sizes.forget(key for _, key in page)
         self._measure(store.sizes)
 
     def _measure(self, sizes: Sizes) -> None:
-        for page in self.pages(_OWN):
+        for page in self.tables.pages(_OWN):
             owners = [
                 Own(id=row[1], kind=row[2], mutable=bool(row[3]), twin=row[4], snapshot=row[5], exact=row[6])
                 for row in page
@@ -133,16 +130,6 @@ class Books:
             with self.tables.transaction() as db:
                 db.executemany("UPDATE books SET size = ? WHERE place = ?", taken)
 
-    def pages(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield the rows of a query of the tables, a page at a time.
-
-        It is to order them by an integer, their first column, and to take two values: what that is above, and a limit.
-        """
-        last = 0
-        while rows := self.tables.read(query, last, PAGE):
-            last = rows[-1][0]
-            yield rows
-
     def rows(self) -> Iterator[UsageRecord]:
         """Yield a row for each tree, oldest first. A blob that several share is counted with the first of them."""
         for _, row in self.places():
@@ -150,7 +137,7 @@ class Books:
 
     def places(self) -> Iterator[tuple[int, UsageRecord]]:
         """Yield what `rows` does, each with its place in the table."""
-        for page in self.pages(_ROWS):
+        for page in self.tables.pages(_ROWS):
             for row in page:
                 yield row[0], usage(row[1:])
 

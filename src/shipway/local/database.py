@@ -217,6 +217,8 @@ CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
 
 SCHEMA_VERSION = 4
+PAGE = 1000
+"""Rows that are in memory at a time, of lists that may be long."""
 
 
 class Connection:
@@ -248,6 +250,17 @@ class Connection:
                 yield from self._connection.execute(query, values)
         except sqlite3.Error as error:
             raise self._typed(error) from error
+
+    def pages(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a query, a page at a time; between pages the connection is free.
+
+        It is to order them by a positive integer, their first column, and to take two values: what that is above,
+        and a limit.
+        """
+        last = 0
+        while rows := self.read(query, last, PAGE):
+            last = rows[-1][0]
+            yield rows
 
     @contextmanager
     def transaction(self, begin: str = "BEGIN") -> Iterator[sqlite3.Connection]:

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from shipway.local.books import PAGE, Books, usage
+from shipway.local.books import Books, usage
+from shipway.local.database import PAGE
 from shipway.local.filters import parse_filters
 from shipway.local.keeping import PruneOptions
 from shipway.refs import PruneDecision, RecordType, UsageRecord, Verdict
@@ -161,7 +162,7 @@ class Plan:
 
     def decisions(self) -> Iterator[PruneDecision]:
         """Yield the decisions: on those that go in the order in which they do, then on those that stay."""
-        for page in self._books.pages(_DECISIONS):
+        for page in self._books.tables.pages(_DECISIONS):
             for row in page:
                 values = usage(row[1:-3])
                 yield PruneDecision(
@@ -173,7 +174,7 @@ class Plan:
 
     def steps(self) -> Iterator[Step]:
         """Yield what is to be done, in that order."""
-        for page in self._books.pages(_STEPS):
+        for page in self._books.tables.pages(_STEPS):
             for row in page:
                 if row[2] != Verdict.KEEP:
                     yield Step(*row)
@@ -211,7 +212,7 @@ class Plan:
         """Plan to drop blobs of layers all of whose records may go, until enough is freed."""
         self._db.execute(_SLIMMING.format(column))
         rows = f"SELECT rowid, rank, diff_id, size FROM slimming_{column} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608  ours
-        for page in self._books.pages(rows):
+        for page in self._books.tables.pages(rows):
             for _, rank, diff_id, size in page:
                 if not self._wants_more():
                     return

@@ -8,7 +8,8 @@ a record, a manifest, or both: a record's manifest is made when it is first aske
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -34,6 +35,9 @@ _PRESENT = (
     " AND record IS NOT ? AND (manifest IS NOT NULL OR record IN (SELECT id FROM records))"
 )
 _TAG_COLUMNS = "repository, name, record, manifest, key, updated"
+_KEYS = f"SELECT {_TAG_COLUMNS} FROM tags WHERE key IS NOT NULL"  # noqa: S608  constant columns
+_NAMES = "SELECT name FROM tags WHERE repository = ?1 AND name > ?2"
+_IDS = "SELECT id FROM records WHERE NOT mutable AND id > ?2"
 
 
 class Tags:
@@ -89,17 +93,31 @@ class Tags:
         with self._database.write() as db:
             return db.execute("DELETE FROM tags WHERE repository = ? AND name = ?", (repository, name)).rowcount > 0
 
-    def with_keys(self) -> list[Tag]:
-        """Return the tags that are cache keys put here, in the order of keys."""
-        rows = self._database.read(f"SELECT {_TAG_COLUMNS} FROM tags WHERE key IS NOT NULL ORDER BY key")  # noqa: S608  constant
-        return [_tag(row) for row in rows]
+    def with_keys(self) -> Iterator[Tag]:
+        """Yield the tags that are cache keys put here, in the order of keys, as they were at one moment.
 
-    def names(self, repository: str) -> list[str]:
-        """Return a repository's tags in order."""
-        return [
-            row[0]
-            for row in self._database.read("SELECT name FROM tags WHERE repository = ? ORDER BY name", repository)
-        ]
+        A page of them is in memory. `NoSpace` if there is none for the file with the others.
+        """
+        with closing(self._database.aside()) as tables:
+            with tables.transaction() as db:
+                db.execute(f"CREATE TEMP TABLE keys AS {_KEYS} ORDER BY key")
+            for page in tables.pages(f"SELECT rowid, {_TAG_COLUMNS} FROM keys WHERE rowid > ? ORDER BY rowid LIMIT ?"):  # noqa: S608  constant
+                for row in page:
+                    yield _tag(row[1:])
+
+    def with_keys_of(self, record: str) -> list[Tag]:
+        """Return those that name a record."""
+        return [_tag(row) for row in self._database.read(f"{_KEYS} AND record = ? ORDER BY key", record)]
+
+    def names(self, repository: str, after: str, limit: int) -> list[str]:
+        """Return the first `limit` tags of a repository that come after a name, in order."""
+        rows = self._database.read(f"{_NAMES} ORDER BY name LIMIT ?3", repository, after, limit)
+        return [name for (name,) in rows]
+
+    def names_and_records(self, repository: str, after: str, limit: int) -> list[str]:
+        """Return the same where the ids of immutable records are tags too."""
+        rows = self._database.read(f"{_NAMES} UNION {_IDS} ORDER BY name LIMIT ?3", repository, after, limit)
+        return [name for (name,) in rows]
 
     def repositories(self) -> list[str]:
         """Return the names of all repositories that have a tag; `shipway` always is one."""

@@ -67,5 +67,5 @@ class Backend(Protocol):
     def repositories(self) -> list[str]:
         """Return the names of all repositories."""
 
-    def tags(self, repository: str, /) -> list[str]:
-        """Return a repository's tags; `RepositoryNotFound`."""
+    def tags(self, repository: str, after: str, limit: int, /) -> list[str]:
+        """Return the first tags of a repository that come after a name, in order; `RepositoryNotFound`."""

@@ -17,6 +17,9 @@ from shipway.server.blobs import checked_digest
 from shipway.server.referrers import Referrers, subject_of
 from shipway.server.work import Work
 
+_PAGE = 10_000
+"""The most names in one answer; those who asked for more, or for all, are led to the next ones."""
+
 
 class Manifests:
     """The handlers of `…/manifests/…`, `…/tags/list`, `…/referrers/…` and `_catalog`."""
@@ -81,14 +84,15 @@ class Manifests:
 
     async def tags(self, request: web.BaseRequest, repository: str, _item: str) -> web.StreamResponse:
         """Answer GET of a repository's tags, in order, a page at a time if asked for."""
-        names = await self._work.quick(lambda: self._backend.tags(repository))
-        page, headers = _page(request, names)
-        return _json({"name": repository, "tags": page}, headers)
+        after, count = _asked(request)
+        names = await self._work.quick(lambda: self._backend.tags(repository, after, count + 1))
+        return _json({"name": repository, "tags": names[:count]}, _more(request, names, count))
 
     async def catalog(self, request: web.BaseRequest, _repository: str, _item: str) -> web.StreamResponse:
         """Answer GET of the repositories."""
-        page, headers = _page(request, await self._work.quick(self._backend.repositories))
-        return _json({"repositories": page}, headers)
+        after, count = _asked(request)
+        names = sorted(name for name in await self._work.quick(self._backend.repositories) if name > after)
+        return _json({"repositories": names[:count]}, _more(request, names, count))
 
     async def referrers(self, request: web.BaseRequest, repository: str, digest: str) -> web.StreamResponse:
         """Answer GET of what refers to a manifest, as an index."""
@@ -132,19 +136,21 @@ def _subject(data: bytes, media_type: str) -> str | None:
         raise Refusal(400, "MANIFEST_INVALID", error.what) from error
 
 
-def _page(request: web.BaseRequest, names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the names that were asked for, and the header that leads to the next ones."""
+def _asked(request: web.BaseRequest) -> tuple[str, int]:
+    """Return the name after which names are wanted, and how many, which is never more than `_PAGE`."""
     query = request.query
-    page = sorted(name for name in names if name > query.get("last", ""))
-    if "n" not in query:
-        return page, {}
-    if not (query["n"].isascii() and query["n"].isdecimal() and len(query["n"]) <= 9):  # noqa: PLR2004  digits
+    count = query.get("n", str(_PAGE))
+    if not (count.isascii() and count.isdecimal() and len(count) <= 9):  # noqa: PLR2004  digits
         raise Refusal(400, "PAGINATION_NUMBER_INVALID", "n is not a number")
-    count = int(query["n"])
-    if not 0 < count < len(page):
-        return page[:count], {}
-    follow = urlencode({"n": count, "last": page[count - 1]})
-    return page[:count], {"Link": f'<{request.path}?{follow}>; rel="next"'}
+    return query.get("last", ""), min(int(count), _PAGE)
+
+
+def _more(request: web.BaseRequest, names: list[str], count: int) -> dict[str, str]:
+    """Return the header that leads to the names after the first `count`, if there are more."""
+    if not 0 < count < len(names):
+        return {}
+    follow = urlencode({"n": count, "last": names[count - 1]})
+    return {"Link": f'<{request.path}?{follow}>; rel="next"'}
 
 
 def _json(value: object, headers: dict[str, str]) -> web.Response:

@@ -128,12 +128,13 @@ class StoreBackend:
         """Return the names of the repositories."""
         return self._store.tags.repositories()
 
-    def tags(self, repository: str) -> list[str]:
-        """Return a repository's tags in order; `RepositoryNotFound` for one that has none."""
-        names = self._store.tags.names(repository)
+    def tags(self, repository: str, after: str, limit: int) -> list[str]:
+        """Return the first tags of a repository after a name, in order; `RepositoryNotFound` for one that has none."""
+        tags = self._store.tags
         if repository == DEFAULT_REPOSITORY:
-            names = sorted({*names, *(record.id for record in self._store.records.all() if not record.mutable)})
-        elif not names:
+            return tags.names_and_records(repository, after, limit)
+        names = tags.names(repository, after, limit)
+        if not names and not tags.names(repository, "", 1):
             raise RepositoryNotFound("no such repository", where=repository)
         return names
 
