@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from shipway.errors import Locked, ShipwayError, Unavailable
@@ -315,10 +316,8 @@ class OverlayDriver:
         directories that hold some are made once more, to be mounted right below the layer.
         """
         with self.tree(chain) as tree:
-            held = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in tree.top_layer()}
-        said = {(entry.path, "reg" if entry.kind == "hardlink" else entry.kind) for entry in changes}
-        if held - {("", "dir")} != said - {("", "dir")}:
-            return False
+            if any(held != said for held, said in zip_longest(_outline(tree.top_layer()), _outline(changes))):
+                return False
         places = {parent_of(entry.path) for entry in changes if entry.kind == "whiteout"} - {""}
         under = self._layout.path(chain[-1]) / _UNDER
         if places and not under.exists():
@@ -362,6 +361,13 @@ class OverlayDriver:
     def keys(self) -> Iterator[str]:
         """Yield the key of every snapshot on disk."""
         return self._layout.keys()
+
+
+def _outline(entries: Iterable[Entry]) -> Iterator[tuple[str, str]]:
+    """Yield the path of each entry but the root, and what kind of thing is there."""
+    for entry in entries:
+        if entry.path or entry.kind != "dir":
+            yield entry.path, "reg" if entry.kind == "hardlink" else entry.kind
 
 
 def _is_on(parameter: str) -> bool:

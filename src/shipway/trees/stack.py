@@ -57,6 +57,11 @@ class OverlayTree:
         fd, name, st, _ = found
         return make_entry(path, name, fd, st, self._inodes)
 
+    def is_on_top(self, path: str) -> bool:
+        """Whether what is at `path` is what the top layer has there."""
+        found = self._find(path)
+        return found is not None and found[3] == self._top
+
     def names(self, path: str) -> list[str]:
         """Return the names in the directory `path` in byte order; none if it is not a directory."""
         layers = self._layers(path)
