@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from cyclopts import Parameter
 
@@ -56,12 +56,15 @@ def convert(
 ) -> None:
     """Copy a ref, here or elsewhere, to a registry or worker with its layers in another form.
 
+    With --compression all layers get that form; without it those that have a blob keep theirs.
+
     Args:
         source: An id, key:NAME, or an image elsewhere, oci://… or the like: then nothing is pulled into the store.
         reference: Where to: oci://host[:port]/repository[:tag], s3://bucket/prefix#name, oci-layout:///dir[:tag], …
     """
     with session.open() as cache, naming.any_ref(cache, source) as found, shown(session) as progress:
-        pushed = cache.push(found, reference, **asdict(form), progress=progress)
+        wanted = replace(form, force=form.force or form.compression is not None)
+        pushed = cache.push(found, reference, **asdict(wanted), progress=progress)
     show_pushed(session, pushed)
 
 
