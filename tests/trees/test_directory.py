@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def test_entries_are_what_is_on_disk(tree: DirectoryTree | OverlayTree, tmp_path
         assert tree.get(path) == entry
     assert {path for path, entry in entries.items() if entry.inode} == {"first", "third", "bin/second"}
     assert len({entry.inode for entry in entries.values() if entry.inode}) == 1
+
+
+@pytest.mark.root
+def test_files_of_two_file_systems_are_not_taken_for_names_of_one(tmp_path: Path) -> None:
+    mounted = [tmp_path / "tree/b", tmp_path / "tree/c"]
+    for root in (tmp_path / "tree/a", *mounted):
+        root.mkdir(parents=True)
+        if root in mounted:
+            subprocess.run(["mount", "-t", "tmpfs", "none", str(root)], check=True)
+        (root / "one").touch()
+        os.link(root / "one", root / "other")
+    try:
+        with DirectoryTree(tmp_path / "tree") as tree:
+            numbers = [entry.inode for entry in tree.entries() if not entry.is_dir]
+    finally:
+        for root in mounted:
+            subprocess.run(["umount", str(root)], check=True)
+    assert [numbers[0], numbers[2], numbers[4]] == [numbers[1], numbers[3], numbers[5]]
+    assert len(set(numbers)) == len(mounted) + 1
+    assert 0 not in numbers
 
 
 def test_entries_come_in_walk_order_and_agree_with_names(tree: DirectoryTree | OverlayTree) -> None:

@@ -24,11 +24,28 @@ KINDS: dict[int, Kind] = {
 }
 """Entry kinds by file type; a socket, which only means something to a running process, has none."""
 
-Inodes = dict[tuple[int, int], int]
-"""Numbers given to files with several names, by device and inode; unique in one tree."""
-
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class Inodes:
+    """Numbers of files with several names, unique in one tree.
+
+    They are the system's, so that they need not be remembered, but for file systems that are mounted in the tree.
+    """
+
+    def __init__(self) -> None:
+        """Number the files of a tree on the file system that is asked about first."""
+        self._device = -1
+        self._others: dict[tuple[int, int], int] = {}
+
+    def number(self, st: os.stat_result) -> int:
+        """Return a file's number; not 0."""
+        if self._device < 0:
+            self._device = st.st_dev
+        if st.st_dev == self._device and st.st_ino:
+            return st.st_ino
+        return self._others.setdefault((st.st_dev, st.st_ino), -1 - len(self._others))
 
 
 def is_whiteout(st: os.stat_result) -> bool:
@@ -47,7 +64,7 @@ def make_entry(path: str, name: str, dir_fd: int, st: os.stat_result, inodes: In
         return None
     inode = 0
     if st.st_nlink > 1 and kind != "dir":
-        inode = inodes.setdefault((st.st_dev, st.st_ino), len(inodes) + 1)
+        inode = inodes.number(st)
     device = kind in ("char", "block")
     return Entry(
         path=path,
@@ -101,7 +118,7 @@ class DirectoryTree:
         """Open the tree at a path or at an open directory (which stays the caller's)."""
         self.root_fd = open_root(root)
         self._fds = DirectoryFds([self.root_fd])
-        self._inodes: Inodes = {}
+        self._inodes = Inodes()
 
     def close(self) -> None:
         """Close all descriptors; closing twice does nothing."""

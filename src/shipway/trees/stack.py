@@ -35,7 +35,7 @@ class OverlayTree:
         self._fds = DirectoryFds(layers)
         self._holders: dict[str, _Layers] = {"": tuple(reversed(range(len(layers))))}
         self._top = len(layers) - 1
-        self._inodes: Inodes = {}
+        self._inodes = Inodes()
 
     def close(self) -> None:
         """Close all descriptors."""
