@@ -57,7 +57,7 @@ def walk(tree: Listing, path: str = "", depth: int | None = None) -> Iterator[En
 
 def changes(
     lower: LocalTree | None, upper: LocalTree, *, unchanged: Callable[[str], bool] = lambda _path: False
-) -> PackedEntries:
+) -> PackedEntries[Entry]:
     """Return what makes `upper` of `lower`; without a lower tree everything, the root too.
 
     `unchanged` says of a regular file that its content is proven to be the lower tree's at the same
@@ -81,7 +81,7 @@ def everything(tree: LocalTree) -> Iterator[Entry]:
             yield msgspec.structs.replace(entry, kind="hardlink", link=first[inode], size=0, inode=0)
 
 
-def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> PackedEntries:
+def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> PackedEntries[Entry]:
     """Return the same as `changes`, where `upper` is `lower` and one more layer directory.
 
     Only what that directory holds is looked at, but for lower files with several names.
@@ -137,7 +137,7 @@ class _Comparison:
         self._new = new
         self._unchanged = unchanged
 
-    def result(self) -> PackedEntries:
+    def result(self) -> PackedEntries[Entry]:
         groups = _groups(self._new)
         changed = {path for path, entry in self._new.items() if not self._is_equal(path, entry)}
         self._add_regrouped(changed, groups)
