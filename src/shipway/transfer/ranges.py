@@ -41,10 +41,13 @@ class Range:
 def plan(needed: Iterable[Range], blob_size: int) -> list[Range]:
     """Return disjoint ranges, in order, that cover all that is needed of a blob of `blob_size` bytes.
 
-    Neighbours are more than `REQUEST_COST` apart. What is needed may overlap; empty ranges count for nothing.
+    Neighbours are more than `REQUEST_COST` apart. What is needed comes in the order of where it starts. It may
+    overlap; empty ranges count for nothing.
     """
     ranges: list[Range] = []
-    for piece in sorted(piece for piece in needed if piece.length > 0):
+    for piece in needed:
+        if piece.length <= 0:
+            continue
         if ranges and piece.start - ranges[-1].end <= REQUEST_COST:
             ranges[-1] = Range(ranges[-1].start, max(ranges[-1].end, piece.end))
         else:
