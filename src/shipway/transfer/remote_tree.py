@@ -39,7 +39,7 @@ from shipway.transfer.sources import HereFirst
 from shipway.trees.content import ContentWriter
 from shipway.trees.entry import Content, Entry
 from shipway.trees.extract import extract
-from shipway.trees.merged import MergedTree
+from shipway.trees.merged import merge
 from shipway.trees.packed import PackedEntries, picked
 from shipway.trees.writer import typed
 
@@ -214,7 +214,7 @@ class _View:
         self._store = store
         self._captures = captures
         self._staging = staging
-        self._merged = MergedTree(entries)
+        self._merged = merge(entries)
         self.get = self._merged.get
         self.names = self._merged.names
         self.origin_of = self._merged.origin_of
