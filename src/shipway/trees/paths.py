@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice, pairwise
 from operator import lt
 from typing import get_args, overload
 
@@ -16,6 +16,10 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _SWAP = bytes.maketrans(b"\0/", b"/\0")
 """Makes sort keys of paths, and paths of sort keys; see `shipway.trees.entry.path_key`."""
+
+
+_MANY = 4096
+"""Sort keys that are made at a time."""
 
 
 class PackedPaths(Sequence[str]):
@@ -68,6 +72,17 @@ class PackedPaths(Sequence[str]):
             self._order = array("I", sorted(range(len(self)), key=self.key))
         return self._order
 
+    def keys(self) -> Iterator[bytes]:
+        """Yield the sort keys in their order."""
+        if not self._rising:
+            yield from map(self.key, self.order)
+            return
+        for start in range(0, len(self), _MANY):
+            ends = self._ends[start : start + _MANY + 1]
+            data = bytes(self._keys[ends[0] : ends[-1]])
+            base = ends[0]
+            yield from (data[one - base : following - base] for one, following in pairwise(ends))
+
     def find(self, key: bytes, start: int = 0) -> int:
         """Return the first place in the order, from `start` on, whose sort key is not below `key`."""
         order = self.order
@@ -79,8 +94,7 @@ class PackedPaths(Sequence[str]):
             return []
         found: set[int] = set()
         last, before = -1, b""
-        for index in self.order:
-            key = self.key(index)
+        for index, key in zip(self.order, self.keys(), strict=True):
             if key == before and last >= 0:
                 found |= {last, index}
             last, before = index, key

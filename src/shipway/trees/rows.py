@@ -84,29 +84,31 @@ class LayerRows:
         return len(self._layer)
 
     def _check_order(self) -> None:
-        key_of, kinds = self._paths.key, self._kinds
+        kinds = self._kinds
         above: list[tuple[bytes, int]] = [(b"", -1)]
         """The directories that the last row is in, or is, and their indexes."""
+        inside, newest = b"", -1
         before, before_kind = b"\xff", ""
-        for index in self._order:
-            key, kind = key_of(index), kinds[index]
-            if not key:
-                if kind not in ("dir", "opaque") or before == key:
-                    raise _OrderMatters
-                if kind == "dir":
-                    above[0] = b"", index
-                continue
+        for index, key in zip(self._order, self._paths.keys(), strict=True):
+            kind = kinds[index]
             if key == before and {kind, before_kind} != {"dir", "opaque"}:
                 raise _OrderMatters
-            parent = key.rpartition(b"\0")[0]
-            if parent != above[-1][0]:
-                if before_kind not in ("dir", "opaque") and key.startswith(before + b"\0"):
+            if not key:
+                if kind not in ("dir", "opaque"):
                     raise _OrderMatters
-                self._enter(parent, above, making=kind != "opaque" and index not in self._removals)
-            if kind == "dir":
-                above.append((key, index))
-            if above[-1][1] > index or (len(above) > 1 and kind == "dir" and above[-2][1] > index):
-                raise _OrderMatters
+                newest = max(newest, index) if kind == "dir" else newest
+            else:
+                parent = key.rpartition(b"\0")[0]
+                if parent != inside:
+                    if before_kind not in ("dir", "opaque") and key.startswith(before + b"\0"):
+                        raise _OrderMatters
+                    self._enter(parent, above, making=kind != "opaque" and index not in self._removals)
+                    inside, newest = above[-1]
+                if newest > index:
+                    raise _OrderMatters
+                if kind == "dir":
+                    above.append((key, index))
+                    inside, newest = key, index
             before, before_kind = key, kind
 
     def _enter(self, parent: bytes, above: list[tuple[bytes, int]], *, making: bool) -> None:
