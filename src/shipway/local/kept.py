@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from shipway.local.database import Database
-from shipway.local.digests import matching, prefix, prefixes
+from shipway.local.digests import Prefixes, matching, prefix, prefixes
 from shipway.local.partial import Partial
 from shipway.oci import check_digest
 from shipway.trees.entry import Buffer
@@ -204,7 +204,7 @@ class Pack:
         self._places = array("Q")
         self._size = self._recorded = 0
         self._stopped = False
-        self._mine: set[int] = set()
+        self._mine = Prefixes()
 
     def add(self, digest: str, data: Buffer) -> None:
         """Keep `data`, which holds what has the digest `digest`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import accumulate, tee
 from typing import BinaryIO, NamedTuple
@@ -85,32 +85,24 @@ class ChunkedLayer:
         content before its last piece is. What is fetched goes to `pack`. Files much of which is here are read by a
         job of their own, which fetches only the rest.
         """
+        store = self._store
         if self._is_here():
-            here, pack = array("I"), None  # there is no reason to keep what is here
-        else:
-            here = self._worth_taking(entries, numbers)
+            store, pack = None, None  # there is no reason to keep what is here
+        here, extents = array("I"), Extents()
+        sizes = accumulate(chunk.length for entry in picked(entries, numbers) for chunk in entry.chunks)
+        learning = store is not None and any(size >= _LEARN for size in sizes)
+        for window, files in _windows(entries, numbers):
+            with self._supply(files, learning=learning) if store is not None else nullcontext() as found:
+                for number, entry in zip(window, files, strict=True):
+                    if found is not None and _is_worth(entry, found):
+                        here.append(number)
+                    else:
+                        extents.add(number, entry)
         if here:
             yield partial(self._read_here, entries, here, pack)
-            taken = set(here)
-            numbers = array("I", (number for number in numbers if number not in taken))
-        extents = Extents()
-        for number, entry in zip(numbers, picked(entries, numbers), strict=True):
-            extents.add(number, entry)
-        for files in extents.passes():
-            for one in plan(files.extents(), self._descriptor.size) or [Range(0, 0)]:
-                yield partial(self._read, one, entries, files.take(one.end), pack)
-
-    def _worth_taking(self, entries: Collection[Entry], numbers: Sequence[int]) -> array[int]:
-        """Return the numbers of files so much of which is here that the rest had better be fetched by itself."""
-        found = array("I")
-        if self._store is None:
-            return found
-        sizes = accumulate(chunk.length for entry in picked(entries, numbers) for chunk in entry.chunks)
-        learning = any(size >= _LEARN for size in sizes)
-        for window, files in _windows(entries, numbers):
-            with supply(self._store, files, self._contents, learning=learning) as here:
-                found.extend(number for number, entry in zip(window, files, strict=True) if _is_worth(entry, here))
-        return found
+        for group in extents.passes():
+            for one in plan(group.extents(), self._descriptor.size) or [Range(0, 0)]:
+                yield partial(self._read, one, entries, group.take(one.end), pack)
 
     def open_file(self, entry: Entry) -> BinaryIO:
         """Return the content of a file as a seekable file, which fetches the chunks that are read and not here."""

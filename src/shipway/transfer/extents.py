@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from shipway.transfer.ranges import Range
 from shipway.trees.entry import Entry
@@ -62,13 +62,14 @@ class Extents:
         by_end = sorted(places, key=self._ends.__getitem__)
         return array("I", sorted(by_end, key=self._starts.__getitem__))
 
-    def extent(self, place: int) -> Range:
-        """Return the bytes of the file that is at a place here."""
-        return Range(self._starts[place], self._ends[place])
+    def extents(self, places: array[int]) -> Iterator[Range]:
+        """Yield the bytes of the files that are at these places here."""
+        return (Range(self._starts[place], self._ends[place]) for place in places)
 
-    def number(self, place: int) -> int:
-        """Return the number of the file that is at a place here."""
-        return self._numbers[place]
+    def ending(self, places: array[int], end: int) -> array[int]:
+        """Return the numbers of the first of these files that end up to there in the blob."""
+        ends = self._ends
+        return array("I", (self._numbers[place] for place in takewhile(lambda place: ends[place] <= end, places)))
 
 
 class Pass:
@@ -76,17 +77,14 @@ class Pass:
 
     def __init__(self, extents: Extents, places: array[int]) -> None:
         self._extents = extents
-        self._places = places
-        self._done = 0
+        self._left = places
 
     def extents(self) -> Iterator[Range]:
         """Yield the bytes of each file."""
-        return map(self._extents.extent, self._places)
+        return self._extents.extents(self._left)
 
     def take(self, end: int) -> array[int]:
         """Return the numbers of the next files that end up to there in the blob."""
-        taken = array("I")
-        while self._done < len(self._places) and self._extents.extent(self._places[self._done]).end <= end:
-            taken.append(self._extents.number(self._places[self._done]))
-            self._done += 1
+        taken = self._extents.ending(self._left, end)
+        self._left = self._left[len(taken) :]
         return taken

@@ -222,16 +222,21 @@ class _View:
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
         if not isinstance(entries, (Sequence, PackedEntries)):
             entries = list(entries)
-        repeats = Repeats()
+        repeats, holders = Repeats(), array("H")
         for number, entry in enumerate(entries):
             if entry.size:
                 repeats.add(_content_key(entry), number)
+                holders.append(self.origin_of(entry)[0])
             else:
+                holders.append(0)
                 yield entry, b""
         first = repeats.settle()
+        wanted: dict[int, array[int]] = {}
+        for number in compress(count(), first):
+            wanted.setdefault(holders[number], array("I")).append(number)
         with ExitStack() as stack:
             pack = stack.enter_context(self._store.kept.writing()) if self._store is not None else None
-            jobs = self._jobs(entries, array("I", compress(count(), first)), pack)
+            jobs = self._jobs(entries, wanted, pack)
             pieces = stack.enter_context(closing(run_ahead(jobs, weigh)))
 
             def others(entry: Entry) -> Sequence[int]:
@@ -252,17 +257,15 @@ class _View:
                     raise typed(error, entry.path) from error
             return open(f"/proc/self/fd/{spool.fileno()}", "rb")
 
-    def _jobs(self, entries: Collection[Entry], numbers: Sequence[int], pack: Pack | None) -> list[Job[Piece]]:
-        by_layer: dict[int, array[int]] = {}
-        for number, entry in zip(numbers, picked(entries, numbers), strict=True):
-            by_layer.setdefault(self._merged.origin_of(entry)[0], array("I")).append(number)
+    def _jobs(self, entries: Collection[Entry], wanted: dict[int, array[int]], pack: Pack | None) -> list[Job[Piece]]:
+        """Return what reads those of `entries` whose numbers are given by the layers that hold their contents."""
         jobs: list[Job[Piece]] = []
-        for layer_number, wanted in sorted(by_layer.items()):
+        for layer_number, numbers in sorted(wanted.items()):
             layer = self._layers[layer_number]
             if isinstance(layer, ChunkedLayer):
-                jobs += layer.jobs(entries, wanted, pack)
+                jobs += layer.jobs(entries, numbers, pack)
             else:
-                files = [(self._merged.origin_of(entry)[1], entry) for entry in picked(entries, wanted)]
+                files = [(self._merged.origin_of(entry)[1], entry) for entry in picked(entries, numbers)]
                 jobs += layer.jobs(files, self._captures.get(layer_number), lambda: _make_spool(self._staging))
         return jobs
 

@@ -51,6 +51,8 @@ class LayerRows:
         self._order = layer.paths.order
         self._next = 0
         """Where a row is looked for first: behind the last one."""
+        self._marked = bool(self._kinds.all("opaque"))
+        """Whether it may have two rows at a path."""
         self._removals = set(self._kinds.all("whiteout"))
         # A device 0:0 is overlayfs' own whiteout.
         self._removals |= {index for index in self._kinds.all("char") if layer.entry(index).dev == (0, 0)}
@@ -73,7 +75,7 @@ class LayerRows:
     @property
     def removes(self) -> bool:
         """Whether it removes anything."""
-        return bool(self._removals) or bool(self._kinds.all("opaque"))
+        return self._marked or bool(self._removals)
 
     @property
     def implied(self) -> Iterator[str]:
@@ -137,23 +139,24 @@ class LayerRows:
         """Return what is at the path with a sort key."""
         order, key_of = self._order, self._paths.key
         place = self._next
-        if place >= len(order) or key_of(order[place]) != key or (place and key_of(order[place - 1]) == key):
+        if place >= len(order) or key_of(order[place]) != key or self._marked:
             place = self._paths.find(key)
-        what, found, opaque = What.NOTHING, -1, False
+        row = Row(What.IMPLIED if key in self._implied else What.NOTHING)
         while place < len(order) and key_of(order[place]) == key:
-            index = order[place]
-            kind = self._kinds[index]
-            if kind == "opaque":
-                opaque = True
-            else:
-                found = index
-                is_removal = index in self._removals
-                what = What.REMOVAL if is_removal else What.DIRECTORY if kind == "dir" else What.ENTRY
+            row = self._with(row, order[place])
             place += 1
+            if not self._marked:
+                break
         self._next = place
-        if what is What.NOTHING and key in self._implied:
-            what = What.IMPLIED
-        return Row(what, found, opaque)
+        return row
+
+    def _with(self, row: Row, index: int) -> Row:
+        """Return what is at a path besides a row that was found there."""
+        kind = self._kinds[index]
+        if kind == "opaque":
+            return row._replace(opaque=True)
+        what = What.DIRECTORY if kind == "dir" else What.REMOVAL if index in self._removals else What.ENTRY
+        return Row(what, index, row.opaque)
 
     def names(self, key: bytes) -> Iterator[tuple[bytes, bool]]:
         """Yield the names of what is right in a directory, in byte order, and whether that is sure to be shown."""
@@ -167,15 +170,18 @@ class LayerRows:
             if not at.startswith(prefix):
                 return
             name, below, _ = at[len(prefix) :].partition(b"\0")
-            if below or name == before:  # in a directory that is not listed, or marked
-                if name != before:
-                    yield name, prefix + name in self._implied
-            else:
-                yield name, index not in self._removals and self._kinds[index] != "opaque"
-            before = name
+            kind = self._kinds[index]
+            if name != before:
+                sure = prefix + name in self._implied if below else kind != "opaque" and index not in self._removals
+                yield name, sure
+                before = name
             place += 1
-            if below or (place < len(order) and key_of(order[place]).startswith(prefix + name + b"\0")):
-                place = self._paths.find(prefix + name + b"\1", place)
+            if below or kind in ("dir", "opaque"):  # pass over what is below it
+                place = self._paths.find(prefix + name + b"\1", place) if below or self._holds(place, at) else place
+
+    def _holds(self, place: int, key: bytes) -> bool:
+        """Whether the row at a place is below the path with a sort key."""
+        return place < len(self._order) and self._paths.key(self._order[place]).startswith(key + b"\0")
 
     def entry(self, index: int, inodes: int) -> Entry:
         """Return an entry; names of one file have one inode, numbered from `inodes` on."""
