@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import chain, takewhile, zip_longest
+from itertools import chain, islice, takewhile, zip_longest
 from typing import cast, get_args
 
 from shipway.errors import Corrupt, UnsafeEntry
@@ -171,6 +171,10 @@ class TableListing(_Table, Listing):
         """The number of each part's first record."""
         self._numbers = array("I")
         """The number of each entry's record."""
+        self._has_more = False
+        """Whether any file has several chunks."""
+        self._last: tuple[int, Sequence[Record]] = 0, ()
+        """The part that was looked into last, and the number of its first record."""
         self._size = self._zeros = 0
         self.paths = PackedPaths()
         self.kinds = PackedKinds()
@@ -191,6 +195,8 @@ class TableListing(_Table, Listing):
                 self.kinds.append(kind)
                 self._numbers.append(number)
                 self._size += record.size
+            if more:
+                self._has_more = True
             number += 1 + len(more)
         twice = self.paths.twice()
         self._check_exactly((self.paths[index], self.kinds[index]) for index in twice)
@@ -220,19 +226,22 @@ class TableListing(_Table, Listing):
     def entry(self, index: int) -> Entry:
         """Return one entry; raises `Corrupt` or `UnsafeEntry` if what is said of it cannot be."""
         number = self._numbers[index]
+        first, records = self._last
+        if not 0 <= number - first < len(records):
+            part = bisect_right(self._firsts, number) - 1
+            first, records = self._last = self._firsts[part], self._part(part)
+        record, path = records[number - first], self.paths[index]
+        if self.kinds[index] in _CHANGES:
+            change = whiteout(self._path(record), self._named(path))
+            assert change is not None  # or it would not be one
+            return change
+        return self._work_out(record, self._more(number + 1) if self._has_more else (), path)
+
+    def _more(self, number: int) -> Sequence[Record]:
+        """Return the records of further chunks, where the next record is the one with this number."""
         part = bisect_right(self._firsts, number) - 1
-        place = number - self._firsts[part]
-        records = self._part(part)
-        record, more = records[place], records[place + 1 : place + 2]
-        if (more and more[0].type == "chunk") or (not more and part + 1 < len(self._firsts)):
-            following = chain.from_iterable(map(self._part, range(part + 1, len(self._firsts))))
-            rest = chain(records[place + 1 :], following)
-            more = list(takewhile(lambda one: one.type == "chunk", rest))
-        else:
-            more = []
-        placed = self._placed(record, more)
-        assert placed is not None  # or it would not have a number
-        return placed[2] or self._work_out(record, more, placed[0])
+        following = chain.from_iterable(map(self._part, range(part, len(self._firsts))))
+        return list(takewhile(lambda one: one.type == "chunk", islice(following, number - self._firsts[part], None)))
 
     @property
     def size(self) -> int:

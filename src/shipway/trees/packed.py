@@ -24,6 +24,7 @@ class PackedEntries(Collection[T], Generic[T]):
     def __init__(self, entries: Iterable[T] = (), kind: type[T] | None = None) -> None:
         """Keep what `entries` yields, which is of the class `kind`, by default `Entry`."""
         self._decoder = msgspec.msgpack.Decoder(GenericAlias(list, (kind or Entry,)))
+        self._compressor = zstandard.ZstdCompressor(level=1)
         self._last: list[T] = []
         self._full = 0
         """How many are in blocks."""
@@ -51,7 +52,7 @@ class PackedEntries(Collection[T], Generic[T]):
         except UnicodeEncodeError:
             self._translated.add(len(self._starts) - 1)
             data = _encoder.encode([_translated(entry, "utf-8", "latin-1") for entry in block])
-        self._data += zstandard.ZstdCompressor(level=1).compress(data)
+        self._data += self._compressor.compress(data)
         self._starts.append(len(self._data))
         self._full += len(block)
 

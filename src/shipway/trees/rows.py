@@ -135,20 +135,31 @@ class LayerRows:
             self._targets[index] = target
             self._linked.add(target)
 
+    def index(self, key: bytes) -> int:
+        """Return the index of the first row at the path with a sort key; -1 if there is none."""
+        place = self._next
+        if place >= len(self._order) or self._paths.key(self._order[place]) != key:
+            place = self._paths.find(key)
+            if place >= len(self._order) or self._paths.key(self._order[place]) != key:
+                return -1
+        self._next = place + 1
+        return self._order[place]
+
     def find(self, key: bytes) -> Row:
         """Return what is at the path with a sort key."""
+        if not self._marked:
+            index = self.index(key)
+            return self._with(Row(What.NOTHING), index) if index >= 0 else self._unlisted(key)
         order, key_of = self._order, self._paths.key
-        place = self._next
-        if place >= len(order) or key_of(order[place]) != key or self._marked:
-            place = self._paths.find(key)
-        row = Row(What.IMPLIED if key in self._implied else What.NOTHING)
-        while place < len(order) and key_of(order[place]) == key:
-            row = self._with(row, order[place])
-            place += 1
-            if not self._marked:
+        row = self._unlisted(key)
+        for place in range(self._paths.find(key), len(order)):
+            if key_of(order[place]) != key:
                 break
-        self._next = place
+            row = self._with(row, order[place])
         return row
+
+    def _unlisted(self, key: bytes) -> Row:
+        return Row(What.IMPLIED if key in self._implied else What.NOTHING)
 
     def _with(self, row: Row, index: int) -> Row:
         """Return what is at a path besides a row that was found there."""
@@ -176,8 +187,8 @@ class LayerRows:
                 yield name, sure
                 before = name
             place += 1
-            if below or kind in ("dir", "opaque"):  # pass over what is below it
-                place = self._paths.find(prefix + name + b"\1", place) if below or self._holds(place, at) else place
+            if below or (kind in ("dir", "opaque") and self._holds(place, at)):  # pass over what is below it
+                place = self._paths.find(prefix + name + b"\1", place)
 
     def _holds(self, place: int, key: bytes) -> bool:
         """Whether the row at a place is below the path with a sort key."""

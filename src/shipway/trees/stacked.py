@@ -26,6 +26,7 @@ class StackedTree:
         self._layers = layers
         self._inodes = list(accumulate(map(len, layers), initial=0))
         self._floors: dict[str, int] = {}
+        self._is_plain = len(layers) == 1 and not layers[0].removes
 
     def fits(self) -> bool:
         """Whether there is a directory, or nothing, wherever a layer has something below and lists no directory."""
@@ -40,6 +41,10 @@ class StackedTree:
     def get(self, path: str) -> Entry | None:
         """Return what is at `path`, or None."""
         key = path_key(path)
+        if self._is_plain:
+            index = self._layers[0].index(key)
+            if index >= 0:
+                return self._layers[0].entry(index, 0)
         number, row, _ = self._look(key, self._floor(parent_of(path)) if path else 0)
         if row is None:
             return None if path else implied("")
@@ -105,7 +110,7 @@ class StackedTree:
 
     def _floor(self, path: str) -> int:
         """Return the lowest layer that shows below a directory; past the last one if none does, or it is none."""
-        if len(self._layers) == 1 and not self._layers[0].removes:
+        if self._is_plain:
             return 0
         lacking = []
         while path not in self._floors:
