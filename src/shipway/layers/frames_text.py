@@ -15,7 +15,7 @@ from shipway.trees.entry import Buffer
 
 _LARGEST = 2 << 20
 """Most bytes that a frame may hold that is taken as it is."""
-_KEPT = 4
+_KEPT = 2
 """Frames that are kept as they are read."""
 _HEADER = 18
 _BLOCK = 3

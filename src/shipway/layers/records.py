@@ -34,7 +34,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 _SECOND = timedelta(seconds=1)
 _PART = 64 << 10
 """Bytes of text that are decoded to look at one entry."""
-_KEPT = 16
+_KEPT = 4
 """Decoded parts that are kept."""
 _PATHS = 512
 """Paths that are packed at a time."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 _SIZE = 8
 _FEW = 16
-_PARTS = 4096
 _START = len("sha256:")
 
 
@@ -27,27 +25,6 @@ def prefixes(known: bytes) -> array[int]:
     keys = array("Q")
     keys.frombytes(known)
     return keys
-
-
-class Prefixes:
-    """A set of digests' beginnings that grows, of 8 bytes each where a set would take 80."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._parts: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
-
-    def add(self, key: int) -> None:
-        """Take one."""
-        self._parts[_part(key)].append(key)
-
-    def __contains__(self, key: int) -> bool:
-        part = self._parts.get(_part(key))
-        return part is not None and key in part
-
-
-def _part(key: int) -> int:
-    """Return a number that nobody who makes contents can foresee, so that they are spread evenly."""
-    return hash(key.to_bytes(_SIZE, sys.byteorder)) % _PARTS
 
 
 def matching(wanted: Collection[int], known: bytes) -> Iterator[tuple[int, int]]:

@@ -36,7 +36,7 @@ from shipway.trees.listing import Listing
 from shipway.trees.packed import picked
 
 _ZEROS = bytes(1 << 20)
-_WINDOW = 8192
+_WINDOW = 4096
 """Files whose contents are looked for at a time."""
 _CONNECTIONS = 4
 _LEARN = 2 * REQUEST_COST

@@ -12,7 +12,7 @@ from shipway.trees.packed import picked
 
 WHOLE = 1 << 20
 """Content of up to this many bytes is delivered in one piece, unless there is a hole in it."""
-_OVERHEAD = 512
+_OVERHEAD = 1024
 _HELD = 4 << 20
 """Bytes of contents that several files have, about, that wait to be delivered together."""
 _WAITING = 100

@@ -28,7 +28,7 @@ class PackedPaths(Sequence[str]):
     def __init__(self, paths: Iterable[str] = ()) -> None:
         """Begin with these."""
         self._keys = bytearray()
-        self._ends = array("Q", [0])
+        self._ends = array("I", [0])
         self._last = b""
         self._rising = True
         self._order: array[int] | None = None

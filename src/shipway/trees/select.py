@@ -42,7 +42,7 @@ class Listing(Protocol):
         """Return the names in the directory `path` in byte order."""
 
 
-class Selected(Entry, frozen=True, kw_only=True, gc=False):
+class Selected(Entry, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An entry of the tree that is to be written at the path `to` under the destination."""
 
     to: str = ""
