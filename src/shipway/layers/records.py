@@ -176,15 +176,17 @@ class TableListing(_Table, Listing):
         self._last: tuple[int, Sequence[Record]] = 0, ()
         """The part that was looked into last, and the number of its first record."""
         self._size = self._zeros = 0
-        self.paths = PackedPaths()
         self.kinds = PackedKinds()
-        self._list()
+        self.paths = PackedPaths(self._list())
+        self._check_exactly((self.paths[index], self.kinds[index]) for index in self.paths.twice())
         self._stored = (FramesText.of(frames) if frames else None) or FramesText.made(text())
         self._part = lru_cache(_KEPT)(self._decoded_part)
 
-    def _list(self) -> None:
+    def _list(self) -> Iterator[list[str]]:
+        """Yield the paths, and note all else."""
+        paths: list[str] = []
         number = 0
-        for paths, record, more in self._listed():
+        for record, more in _groups(chain.from_iterable(self._noted())):
             placed = self._placed(record, more)
             if placed is not None:
                 path, kind, change = placed
@@ -195,21 +197,13 @@ class TableListing(_Table, Listing):
                 self.kinds.append(kind)
                 self._numbers.append(number)
                 self._size += record.size
+                if len(paths) == _PATHS:
+                    yield paths
+                    paths = []
             if more:
                 self._has_more = True
             number += 1 + len(more)
-        twice = self.paths.twice()
-        self._check_exactly((self.paths[index], self.kinds[index]) for index in twice)
-
-    def _listed(self) -> Iterator[tuple[list[str], Record, Sequence[Record]]]:
-        """Yield each entry's records, after a list that takes its path."""
-        paths: list[str] = []
-        for record, more in _groups(chain.from_iterable(self._noted())):
-            yield paths, record, more
-            if len(paths) == _PATHS:
-                self.paths.extend(paths)
-                paths.clear()
-        self.paths.extend(paths)
+        yield paths
 
     def _noted(self) -> Iterator[list[Record]]:
         """Yield the records, and note where they stand."""

@@ -49,7 +49,7 @@ class Listed(Listing):
     def __init__(self, entries: Iterable[Entry]) -> None:
         """List `entries`."""
         self._entries = entries if isinstance(entries, Sequence) else list(entries)
-        self.paths = PackedPaths(entry.path for entry in self._entries)
+        self.paths = PackedPaths([[entry.path for entry in self._entries]])
         self.kinds = PackedKinds(entry.kind for entry in self._entries)
 
     def entry(self, index: int) -> Entry:

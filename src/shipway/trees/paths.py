@@ -6,9 +6,12 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice, pairwise
+from functools import lru_cache
+from itertools import chain
 from operator import lt
 from typing import get_args, overload
+
+import zstandard
 
 from shipway.trees.entry import Kind
 
@@ -18,41 +21,79 @@ _SWAP = bytes.maketrans(b"\0/", b"/\0")
 """Makes sort keys of paths, and paths of sort keys; see `shipway.trees.entry.path_key`."""
 
 
-_MANY = 4096
-"""Sort keys that are made at a time."""
+_BLOCK = 256
+"""Paths that are packed, and unpacked, at a time."""
+_KEPT = 4
+"""Unpacked blocks that are kept."""
 
 
 class PackedPaths(Sequence[str]):
-    """Paths in the order they came in. None has a NUL."""
+    """Paths in the order they came in, which are kept in the order of paths. None has a NUL."""
 
-    def __init__(self, paths: Iterable[str] = ()) -> None:
-        """Begin with these."""
-        self._keys = bytearray()
-        self._ends = array("I", [0])
-        self._last = b""
+    def __init__(self, lists: Iterable[Sequence[str]]) -> None:
+        """Keep the paths of all these lists."""
+        self._data = bytearray()
+        """Blocks of sort keys, compressed, one after the other."""
+        self._starts = array("Q", [0])
+        self._firsts: list[bytes] = []
+        """The first sort key of each block."""
+        self._last: list[bytes] = []
+        """Sort keys that are in no block yet."""
+        self._newest: list[bytes] = []
+        """The sort key that came last."""
         self._rising = True
-        self._order: array[int] | None = None
-        self.extend(list(paths))
+        self._count = 0
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self.order: Sequence[int] = range(0)
+        """The indexes in the order of paths; of equal paths in the order they came in."""
+        self._places: Sequence[int] = range(0)
+        """The place of each index in the order."""
+        self._block = lru_cache(_KEPT)(self._unpack)
+        for paths in lists:
+            if paths:
+                self._take(os.fsencode("\0".join(paths)).translate(_SWAP).split(b"/"))
+        self._settle()
 
-    def extend(self, paths: Sequence[str]) -> None:
-        """Take more; many at a time cost less each."""
-        if not paths:
-            return
-        keys = os.fsencode("\0".join(paths)).translate(_SWAP).split(b"/")
+    def _take(self, keys: list[bytes]) -> None:
         if self._rising:
-            first = not len(self) or self._last < keys[0]
-            self._rising = first and all(map(lt, keys, islice(keys, 1, None)))
-            self._last = keys[-1]
-        self._ends.extend(islice(accumulate(map(len, keys), initial=len(self._keys)), 1, None))
-        self._keys += b"".join(keys)
-        self._order = None
+            self._rising = all(map(lt, chain(self._newest, keys), keys if self._newest else keys[1:]))
+        self._newest = keys[-1:]
+        self._count += len(keys)
+        self._last += keys
+        full = len(self._last) // _BLOCK * _BLOCK
+        for start in range(0, full, _BLOCK):
+            self._firsts.append(self._last[start])
+            self._data += self._compressor.compress(b"/".join(self._last[start : start + _BLOCK]))
+            self._starts.append(len(self._data))
+        del self._last[:full]
 
-    def key(self, index: int) -> bytes:
-        """Return the sort key of a path."""
-        return bytes(self._keys[self._ends[index] : self._ends[index + 1]])
+    def _settle(self) -> None:
+        """Put all in order."""
+        self.order = self._places = range(self._count)
+        if self._rising or not self._count:
+            return
+        keys = list(self.keys())
+        order = array("I", sorted(self.order, key=keys.__getitem__))
+        places = array("I", bytes(4 * len(order)))
+        for place, index in enumerate(order):
+            places[index] = place
+        self._data, self._starts, self._firsts, self._last, self._count = bytearray(), array("Q", [0]), [], [], 0
+        self._block.cache_clear()
+        for start in range(0, len(order), _BLOCK):
+            self._take([keys[index] for index in order[start : start + _BLOCK]])
+        self.order, self._places = order, places
+
+    def _unpack(self, number: int) -> list[bytes]:
+        with memoryview(self._data)[self._starts[number] : self._starts[number + 1]] as data:
+            return zstandard.ZstdDecompressor().decompress(data).split(b"/")
+
+    def at(self, place: int) -> bytes:
+        """Return the sort key at a place in the order."""
+        number, place = divmod(place, _BLOCK)
+        return self._block(number)[place] if number < len(self._firsts) else self._last[place]
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -61,32 +102,21 @@ class PackedPaths(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
-        return os.fsdecode(self.key(index).translate(_SWAP))
-
-    @property
-    def order(self) -> Sequence[int]:
-        """The indexes in the order of paths; of equal paths in the order they came in."""
-        if self._rising:
-            return range(len(self))
-        if self._order is None:
-            self._order = array("I", sorted(range(len(self)), key=self.key))
-        return self._order
+        return os.fsdecode(self.at(self._places[index]).translate(_SWAP))
 
     def keys(self) -> Iterator[bytes]:
         """Yield the sort keys in their order."""
-        if not self._rising:
-            yield from map(self.key, self.order)
-            return
-        for start in range(0, len(self), _MANY):
-            ends = self._ends[start : start + _MANY + 1]
-            data = bytes(self._keys[ends[0] : ends[-1]])
-            base = ends[0]
-            yield from (data[one - base : following - base] for one, following in pairwise(ends))
+        for number in range(len(self._firsts)):
+            yield from self._unpack(number)
+        yield from self._last
 
-    def find(self, key: bytes, start: int = 0) -> int:
-        """Return the first place in the order, from `start` on, whose sort key is not below `key`."""
-        order = self.order
-        return bisect_left(range(len(order)), key, lo=start, key=lambda place: self.key(order[place]))
+    def find(self, key: bytes) -> int:
+        """Return the first place in the order whose sort key is not below `key`."""
+        number = bisect_left(self._firsts, key)
+        if number == len(self._firsts) and (not number or (self._last and self._last[0] < key)):
+            return number * _BLOCK + bisect_left(self._last, key)
+        number = max(number - 1, 0)
+        return number * _BLOCK + bisect_left(self._block(number), key)
 
     def twice(self) -> list[int]:
         """Return the indexes of all paths that come more than once."""

@@ -138,9 +138,9 @@ class LayerRows:
     def index(self, key: bytes) -> int:
         """Return the index of the first row at the path with a sort key; -1 if there is none."""
         place = self._next
-        if place >= len(self._order) or self._paths.key(self._order[place]) != key:
+        if place >= len(self._order) or self._paths.at(place) != key:
             place = self._paths.find(key)
-            if place >= len(self._order) or self._paths.key(self._order[place]) != key:
+            if place >= len(self._order) or self._paths.at(place) != key:
                 return -1
         self._next = place + 1
         return self._order[place]
@@ -150,10 +150,10 @@ class LayerRows:
         if not self._marked:
             index = self.index(key)
             return self._with(Row(What.NOTHING), index) if index >= 0 else self._unlisted(key)
-        order, key_of = self._order, self._paths.key
+        order, key_at = self._order, self._paths.at
         row = self._unlisted(key)
         for place in range(self._paths.find(key), len(order)):
-            if key_of(order[place]) != key:
+            if key_at(place) != key:
                 break
             row = self._with(row, order[place])
         return row
@@ -171,13 +171,13 @@ class LayerRows:
 
     def names(self, key: bytes) -> Iterator[tuple[bytes, bool]]:
         """Yield the names of what is right in a directory, in byte order, and whether that is sure to be shown."""
-        order, key_of = self._order, self._paths.key
+        order, key_at = self._order, self._paths.at
         prefix = key + b"\0" if key else b""
         place = self._paths.find(prefix or b"\0")
         before = b""
         while place < len(order):
             index = order[place]
-            at = key_of(index)
+            at = key_at(place)
             if not at.startswith(prefix):
                 return
             name, below, _ = at[len(prefix) :].partition(b"\0")
@@ -188,11 +188,11 @@ class LayerRows:
                 before = name
             place += 1
             if below or (kind in ("dir", "opaque") and self._holds(place, at)):  # pass over what is below it
-                place = self._paths.find(prefix + name + b"\1", place)
+                place = self._paths.find(prefix + name + b"\1")
 
     def _holds(self, place: int, key: bytes) -> bool:
         """Whether the row at a place is below the path with a sort key."""
-        return place < len(self._order) and self._paths.key(self._order[place]).startswith(key + b"\0")
+        return place < len(self._order) and self._paths.at(place).startswith(key + b"\0")
 
     def entry(self, index: int, inodes: int) -> Entry:
         """Return an entry; names of one file have one inode, numbered from `inodes` on."""
