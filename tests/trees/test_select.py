@@ -6,17 +6,17 @@ import os
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
-from shipway.errors import Invalid, NotFound
-from shipway.trees.entry import Entry
-from shipway.trees.merged import MergedTree
+from shipway.errors import Corrupt, Invalid, NotFound
+from shipway.trees.entry import Entry, Kind, join
+from shipway.trees.merged import Merged, merge
 from shipway.trees.patterns import compile_component, fixed_prefix
 from shipway.trees.select import Selection, expand, resolve, select
 
 
-def tree_of(spec: str) -> MergedTree:
+def tree_of(spec: str) -> Merged:
     """Make a tree of words: `dir/`, `file`, `name->target`, `name=hardlink-target`."""
     entries = []
     for word in spec.split():
@@ -30,7 +30,7 @@ def tree_of(spec: str) -> MergedTree:
             entries.append(Entry(path=path, kind="hardlink", link=target))
         else:
             entries.append(Entry(path=word, kind="reg", size=1))
-    return MergedTree([entries])
+    return merge([entries])
 
 
 USR = tree_of(
@@ -262,3 +262,65 @@ def test_every_name_matches_itself_escaped_and_any_star(name: str) -> None:
     assert compile_component("*").fullmatch(name)
     assert compile_component("?" * len(name)).fullmatch(name)
     assert not compile_component("?" * (len(name) + 1)).fullmatch(name)
+
+
+def planned(tree: Merged, sources: Sequence[str], *, parents: bool) -> dict[str, str] | None:
+    """Return what lands where, worked out one by one; None if something would be lost."""
+    landed: dict[str, Entry] = {}
+
+    def land(source: str, path: str, *, whole: bool) -> bool:
+        entry = tree.get(source)
+        assert entry is not None
+        there = landed.get(path, entry)
+        if path:
+            landed[path] = entry
+        below = [(join(source, name), join(path, name)) for name in tree.names(source)] if whole else []
+        fits = there.path == entry.path or (there.is_dir and entry.is_dir) or not path
+        return fits and all(land(one, to, whole=True) for one, to in below)
+
+    fits = True
+    for source in sources:
+        found, names = (
+            resolve(tree, source, follow_last=source.endswith("/")),
+            [part for part in source.split("/") if part],
+        )
+        if parents:
+            for depth in range(1, len(names)):
+                above = "/".join(names[:depth])
+                fits &= land(resolve(tree, above), above, whole=False)
+        fits &= land(found, "/".join(names) if parents else "".join(names[-1:]), whole=True)
+    return {path: entry.path for path, entry in landed.items()} if fits else None
+
+
+PATHS = st.lists(st.sampled_from(("a", "b", "c->a", "d")), min_size=1, max_size=3)
+
+
+@given(
+    st.lists(st.tuples(PATHS, st.booleans()), max_size=8),
+    st.lists(st.lists(st.sampled_from("abcd"), max_size=3).map("/".join), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_what_lands_is_what_copying_the_sources_one_by_one_makes(
+    paths: list[tuple[list[str], bool]], sources: list[str], parents: bool
+) -> None:
+    entries = {}
+    for names, is_dir in paths:
+        above = [name.partition("->")[0] for name in names[:-1]]
+        path, _, target = "/".join((*above, names[-1])).partition("->")
+        kind: Kind = "symlink" if target else "dir" if is_dir else "reg"
+        entries[path] = Entry(path=path, kind=kind, link="/" + target if target else "", size=kind == "reg")
+    found: dict[str, str] | None = None
+    try:
+        tree = merge([entries.values()])
+    except Corrupt:
+        return
+    try:
+        sources = [source + "/" * (place % 2) for place, source in enumerate(sources) if resolve(tree, source)]
+        found = landed(select(tree, sources or ["/"], parents=parents))
+    except NotFound:
+        return
+    except Invalid as error:
+        if "lands too" not in str(error):  # a loop
+            return
+    event("refused" if found is None else "landed")
+    assert found == planned(tree, sources or ["/"], parents=parents)

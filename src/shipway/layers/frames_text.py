@@ -10,10 +10,10 @@ from typing import Self
 
 import zstandard
 
-from shipway.layers.compressing import Compressing
+from shipway.layers.compressing import PIECE, Compressing
 from shipway.trees.entry import Buffer
 
-_LARGEST = 2 << 20
+_LARGEST = 2 * PIECE
 """Most bytes that a frame may hold that is taken as it is."""
 _KEPT = 2
 """Frames that are kept as they are read."""
@@ -45,9 +45,12 @@ class FramesText:
         """Return a text that is to be compressed for this."""
         packed = Compressing(1)
         for piece in text:
-            packed.add(piece)
+            for start in range(0, len(piece), PIECE):
+                packed.add(piece[start : start + PIECE])
         frames = packed.finish()
-        return cls(frames, _places(frames) or [])
+        places = _places(frames)
+        assert places is not None  # of pieces of this size
+        return cls(frames, places)
 
     def read(self, start: int, end: int) -> bytes:
         """Return what is from one place in the text up to another."""
