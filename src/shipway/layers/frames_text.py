@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Self
 
 import zstandard
 
-from shipway.layers.compressing import PIECE, Compressing
+from shipway.layers.compressing import PIECE, Compressing, decompressed_pieces
 from shipway.trees.entry import Buffer
 
 _LARGEST = 2 * PIECE
@@ -29,10 +29,10 @@ class FramesText:
     def __init__(self, frames: Buffer, places: list[tuple[int, int]]) -> None:
         """Read `frames`, each of which ends at one of `places`: in the frames, and in the text."""
         self._frames = frames
-        self._ends = array("Q", [0, *(end for end, _ in places)])
+        ends = array("Q", [0, *(end for end, _ in places)])
         self._starts = array("Q", [0, *(end for _, end in places)])
         """Where in the text each frame begins, and where the last one ends."""
-        self._plain = lru_cache(_KEPT)(self._decompress)
+        self._plain = lru_cache(_KEPT)(partial(_decompressed, frames, ends, self._starts))
 
     @classmethod
     def of(cls, frames: Buffer) -> Self | None:
@@ -63,10 +63,15 @@ class FramesText:
             start = self._starts[number]
         return b"".join(pieces)
 
-    def _decompress(self, number: int) -> bytes:
-        size = self._starts[number + 1] - self._starts[number]
-        with memoryview(self._frames)[self._ends[number] : self._ends[number + 1]] as frame:
-            return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
+    def pieces(self) -> Iterator[bytes]:
+        """Yield all of it, piece by piece."""
+        return decompressed_pieces(self._frames)
+
+
+def _decompressed(frames: Buffer, ends: Sequence[int], starts: Sequence[int], number: int) -> bytes:
+    size = starts[number + 1] - starts[number]
+    with memoryview(frames)[ends[number] : ends[number + 1]] as frame:
+        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
 
 
 def _places(frames: Buffer) -> list[tuple[int, int]] | None:

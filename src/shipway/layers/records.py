@@ -9,7 +9,7 @@ from binascii import a2b_base64
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice, takewhile, zip_longest
 from typing import cast, get_args
 
@@ -179,8 +179,9 @@ class TableListing(_Table, Listing):
         self.kinds = PackedKinds()
         self.paths = PackedPaths(self._list())
         self._check_exactly((self.paths[index], self.kinds[index]) for index in self.paths.twice())
-        self._stored = (FramesText.of(frames) if frames else None) or FramesText.made(text())
-        self._part = lru_cache(_KEPT)(self._decoded_part)
+        stored = (FramesText.of(frames) if frames else None) or FramesText.made(text())
+        self._text = stored.pieces
+        self._part = lru_cache(_KEPT)(partial(_decoded_part, stored, self._parts))
 
     def _list(self) -> Iterator[list[str]]:
         """Yield the paths, and note all else."""
@@ -214,9 +215,6 @@ class TableListing(_Table, Listing):
             count += len(records)
             yield records
 
-    def _decoded_part(self, number: int) -> list[Record]:
-        return records_in(self._stored.read(*self._parts[2 * number : 2 * number + 2]))
-
     def entry(self, index: int) -> Entry:
         """Return one entry; raises `Corrupt` or `UnsafeEntry` if what is said of it cannot be."""
         number = self._numbers[index]
@@ -246,6 +244,10 @@ class TableListing(_Table, Listing):
     def data(self) -> int:
         """The bytes of all files but for holes, as they are claimed."""
         return self._size - self._zeros
+
+
+def _decoded_part(text: FramesText, parts: Sequence[int], number: int) -> list[Record]:
+    return records_in(text.read(*parts[2 * number : 2 * number + 2]))
 
 
 def _groups(records: Iterable[Record]) -> Iterator[tuple[Record, Sequence[Record]]]:

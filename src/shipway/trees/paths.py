@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from operator import lt
 from typing import get_args, overload
@@ -43,18 +43,18 @@ class PackedPaths(Sequence[str]):
         """The sort key that came last."""
         self._rising = True
         self._count = 0
-        self._compressor = zstandard.ZstdCompressor(level=1)
         self.order: Sequence[int] = range(0)
         """The indexes in the order of paths; of equal paths in the order they came in."""
         self._places: Sequence[int] = range(0)
         """The place of each index in the order."""
-        self._block = lru_cache(_KEPT)(self._unpack)
+        compress = zstandard.ZstdCompressor(level=1).compress
         for paths in lists:
             if paths:
-                self._take(os.fsencode("\0".join(paths)).translate(_SWAP).split(b"/"))
-        self._settle()
+                self._take(os.fsencode("\0".join(paths)).translate(_SWAP).split(b"/"), compress)
+        self._settle(compress)
+        self._block = lru_cache(_KEPT)(partial(_unpacked, self._data, self._starts))
 
-    def _take(self, keys: list[bytes]) -> None:
+    def _take(self, keys: list[bytes], compress: Callable[[bytes], bytes]) -> None:
         if self._rising:
             self._rising = all(map(lt, chain(self._newest, keys), keys if self._newest else keys[1:]))
         self._newest = keys[-1:]
@@ -63,11 +63,11 @@ class PackedPaths(Sequence[str]):
         full = len(self._last) // _BLOCK * _BLOCK
         for start in range(0, full, _BLOCK):
             self._firsts.append(self._last[start])
-            self._data += self._compressor.compress(b"/".join(self._last[start : start + _BLOCK]))
+            self._data += compress(b"/".join(self._last[start : start + _BLOCK]))
             self._starts.append(len(self._data))
         del self._last[:full]
 
-    def _settle(self) -> None:
+    def _settle(self, compress: Callable[[bytes], bytes]) -> None:
         """Put all in order."""
         self.order = self._places = range(self._count)
         if self._rising or not self._count:
@@ -78,14 +78,9 @@ class PackedPaths(Sequence[str]):
         for place, index in enumerate(order):
             places[index] = place
         self._data, self._starts, self._firsts, self._last, self._count = bytearray(), array("Q", [0]), [], [], 0
-        self._block.cache_clear()
         for start in range(0, len(order), _BLOCK):
-            self._take([keys[index] for index in order[start : start + _BLOCK]])
+            self._take([keys[index] for index in order[start : start + _BLOCK]], compress)
         self.order, self._places = order, places
-
-    def _unpack(self, number: int) -> list[bytes]:
-        with memoryview(self._data)[self._starts[number] : self._starts[number + 1]] as data:
-            return zstandard.ZstdDecompressor().decompress(data).split(b"/")
 
     def at(self, place: int) -> bytes:
         """Return the sort key at a place in the order."""
@@ -107,7 +102,7 @@ class PackedPaths(Sequence[str]):
     def keys(self) -> Iterator[bytes]:
         """Yield the sort keys in their order."""
         for number in range(len(self._firsts)):
-            yield from self._unpack(number)
+            yield from _unpacked(self._data, self._starts, number)
         yield from self._last
 
     def find(self, key: bytes) -> int:
@@ -129,6 +124,11 @@ class PackedPaths(Sequence[str]):
                 found |= {last, index}
             last, before = index, key
         return sorted(found)
+
+
+def _unpacked(data: bytearray, starts: Sequence[int], number: int) -> list[bytes]:
+    with memoryview(data)[starts[number] : starts[number + 1]] as block:
+        return zstandard.ZstdDecompressor().decompress(block).split(b"/")
 
 
 class PackedKinds(Sequence[Kind]):
