@@ -190,6 +190,10 @@ class LayerRows:
             if below or (kind in ("dir", "opaque") and self._holds(place, at)):  # pass over what is below it
                 place = self._paths.find(prefix + name + b"\1")
 
+    def holds(self, key: bytes) -> bool:
+        """Whether there are rows below the path with a sort key, or for the root any."""
+        return self._holds(self._paths.find(key + b"\0"), key) if key else len(self._order) > 0
+
     def _holds(self, place: int, key: bytes) -> bool:
         """Whether the row at a place is below the path with a sort key."""
         return place < len(self._order) and self._paths.at(place).startswith(key + b"\0")

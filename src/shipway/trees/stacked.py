@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from shipway.trees.entry import Entry, implied, join, parent_of, path_key
 from shipway.trees.rows import LayerRows, Row, What
 
-_FLOORS = 4096
+_KNOWN = 4096
 """Directories that are remembered."""
 
 
@@ -25,7 +25,8 @@ class StackedTree:
         """Show these."""
         self._layers = layers
         self._inodes = list(accumulate(map(len, layers), initial=0))
-        self._floors: dict[str, int] = {}
+        self._known: dict[str, tuple[int, ...]] = {}
+        """The layers that show something in a directory."""
         self._is_plain = len(layers) == 1 and not layers[0].removes
 
     def fits(self) -> bool:
@@ -45,24 +46,23 @@ class StackedTree:
             index = self._layers[0].index(key)
             if index >= 0:
                 return self._layers[0].entry(index, 0)
-        number, row, _ = self._look(key, self._floor(parent_of(path)) if path else 0)
+        number, row, _ = self._look(key, self._around(path))
         if row is None:
             return None if path else implied("")
         return implied(path) if row.number < 0 else self._layers[number].entry(row.number, self._inodes[number])
 
     def names(self, path: str) -> Sequence[str]:
         """Return the names in the directory `path` in byte order; none if it is not a directory."""
-        key, floor = path_key(path), self._floor(path)
-        layers = self._layers[floor:]
+        key, layers = path_key(path), self._inside(path)
         found: dict[bytes, bool] = {}
-        for layer in layers:
-            for name, sure in layer.names(key):
+        for number in layers:
+            for name, sure in self._layers[number].names(key):
                 found[name] = sure and name not in found
         prefix = key + b"\0" if key else b""
         return [
             os.fsdecode(name)
             for name in (sorted(found) if len(layers) > 1 else found)
-            if found[name] or self._look(prefix + name, floor)[1] is not None
+            if found[name] or self._look(prefix + name, layers)[1] is not None
         ]
 
     def origin_of(self, entry: Entry) -> tuple[int, str]:
@@ -75,7 +75,7 @@ class StackedTree:
             return number, self._layers[number].path(entry.inode - 1 - self._inodes[number])
         if len(self._layers) == 1:
             return 0, entry.path
-        return self._look(path_key(entry.path), self._floor(parent_of(entry.path)))[0], entry.path
+        return self._look(path_key(entry.path), self._around(entry.path))[0], entry.path
 
     def __len__(self) -> int:
         count, pending = 0, [""]
@@ -85,14 +85,14 @@ class StackedTree:
             pending += [join(path, name) for name in self.names(path)]
         return count
 
-    def _look(self, key: bytes, floor: int) -> tuple[int, Row | None, int]:
-        """Return which layer shows what at a path, and the lowest that shows below it; `floor` is that of its parent.
+    def _look(self, key: bytes, layers: Iterable[int]) -> tuple[int, Row | None, int]:
+        """Return which of `layers` shows what at a path, and the lowest layer that shows below it.
 
-        If nothing is shown there, or no directory, no layer shows below it: the last is past the end.
+        If nothing is shown there, or no directory, no layer shows below it: the lowest is past the end.
         """
         shown: Row | None = None
-        holder, below = -1, floor
-        for number in range(floor, len(self._layers)):
+        holder, below = -1, 0
+        for number in layers:
             row = self._layers[number].find(key)
             if row.opaque or row.what is What.REMOVAL:
                 below = number
@@ -108,19 +108,26 @@ class StackedTree:
         is_directory = shown is not None and shown.what is not What.ENTRY
         return holder, shown, below if is_directory or not key else len(self._layers)
 
-    def _floor(self, path: str) -> int:
-        """Return the lowest layer that shows below a directory; past the last one if none does, or it is none."""
+    def _around(self, path: str) -> Sequence[int]:
+        """Return the layers that may show something at a path."""
+        return self._inside(parent_of(path)) if path else range(len(self._layers))
+
+    def _inside(self, path: str) -> Sequence[int]:
+        """Return the layers that show something in the directory `path`; none if it is no directory."""
         if self._is_plain:
-            return 0
+            return (0,)
         lacking = []
-        while path not in self._floors:
+        while (layers := self._known.get(path)) is None:
             lacking.append(path)
             if not path:
+                layers = tuple(range(len(self._layers)))
                 break
             path = parent_of(path)
-        floor = self._floors.get(path, 0)
         for one in reversed(lacking):
-            if len(self._floors) >= _FLOORS:
-                self._floors.clear()
-            floor = self._floors[one] = self._look(path_key(one), floor)[2]
-        return floor
+            key = path_key(one)
+            below = self._look(key, layers)[2]
+            layers = tuple(number for number in layers if number >= below and self._layers[number].holds(key))
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[one] = layers
+        return layers
