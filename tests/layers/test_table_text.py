@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -36,10 +35,8 @@ def entries(number: int) -> list[Json]:
 
 
 def read(text: bytes, piece: int = 1 << 20) -> list[Json]:
-    def pieces() -> Iterator[bytes]:
-        return (text[at : at + piece] for at in range(0, len(text), piece))
-
-    return msgspec.to_builtins(list(chain.from_iterable(batches(pieces, "x"))))  # type: ignore[no-any-return]
+    pieces = (text[at : at + piece] for at in range(0, len(text), piece))
+    return msgspec.to_builtins(list(chain.from_iterable(batch.records for batch in batches(pieces, "x"))))  # type: ignore[no-any-return]
 
 
 def at_once(text: bytes) -> list[Json]:

@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["shipway"]):
     from shipway.transfer.images import check_diff_ids, parse_config, parse_manifest
     from shipway.trees.entry import Entry
     from shipway.trees.listing import Listing
-    from shipway.trees.merged import MergedTree
+    from shipway.trees.merged import merge
 
 from support.hostile import BLOCK, END, gz, head, image, padded, plain, sealed, zstd
 from support.hostile_tables import JSON, TABLES
@@ -55,7 +55,7 @@ def read_tar(data: bytes) -> None:
             assert isinstance(pieces, (list, Iterator))
             assert sum(piece if isinstance(piece, int) else len(piece) for piece in pieces) == entry.size
         entries.append(entry)
-    MergedTree([entries])
+    merge([entries])
 
 
 def read_table(data: bytes) -> None:
@@ -72,7 +72,7 @@ def _check_table(entries: Listing) -> None:
         _check(entry)
         assert sum(chunk.size for chunk in entry.chunks) == entry.size
         assert all(0 <= chunk.offset <= chunk.offset + chunk.length <= BLOB for chunk in entry.chunks)
-    MergedTree([entries])
+    merge([entries])
 
 
 def read_split(data: bytes) -> None:

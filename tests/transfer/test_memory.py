@@ -92,7 +92,7 @@ def check(tmp_path: Path, size: int) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("files", [30_000, 300_000])
-def test_many_small_files_are_pushed_and_pulled_on_little_memory(files: int) -> None:
+def test_many_small_files_are_pushed_pulled_and_extracted_on_little_memory(files: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         peaks = small_files(Path(directory), files)
     print({what: f"{used / 1e6:.0f} MB" for what, used in peaks.items()})  # noqa: T201  pytest -rP
@@ -100,7 +100,7 @@ def test_many_small_files_are_pushed_and_pulled_on_little_memory(files: int) -> 
 
 
 def small_files(tmp_path: Path, files: int) -> dict[str, int]:
-    """Return how much memory is taken by pushing and pulling a layer of many files, all different."""
+    """Return how much memory is taken by moving a layer of many files, all different, as a command each."""
     tree, layout = tmp_path / "tree", f"oci-layout://{tmp_path / 'layout'}:x"
     for number in range(files):
         path = tree / f"{number // 10_000}" / f"{number // 100}" / f"{number}"
@@ -115,4 +115,12 @@ def small_files(tmp_path: Path, files: int) -> dict[str, int]:
         )
         peaks[f"pull {form}"] = measured(tmp_path / "other", "pull", layout)
         shutil.rmtree(tmp_path / "other")
+        if form == "zstd:chunked":
+            one, everything = tmp_path / "one", tmp_path / "everything"
+            peaks["extract one"] = measured(tmp_path / "other", "extract", layout, one, f"/0/0/{files % 100}")
+            peaks["extract all"] = measured(tmp_path / "other", "extract", layout, everything)
+            peaks["extract all here"] = measured(tmp_path / "mine", "extract", "key:many", tmp_path / "local")
+            shutil.rmtree(everything)
+            shutil.rmtree(tmp_path / "local")
+            shutil.rmtree(tmp_path / "other")
     return peaks

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
-from support.edits import LAYERS
+from support.edits import LAYERS, layer_entries
 
 from shipway.errors import Corrupt, ShipwayError, UnsafeEntry
 from shipway.trees.directory import DirectoryTree
-from shipway.trees.entry import Entry, implied
-from shipway.trees.merged import MergedTree
+from shipway.trees.entry import Entry, implied, path_key
+from shipway.trees.merged import Merged, MergedTree, merge
 from shipway.trees.writer import TreeWriter
 
 
@@ -43,7 +45,7 @@ def opaque(path: str) -> Entry:
     return Entry(path=path, kind="opaque")
 
 
-def everything(tree: MergedTree) -> dict[str, Entry]:
+def everything(tree: Merged) -> dict[str, Entry]:
     """Return all entries, found by walking down from the root."""
     found: dict[str, Entry] = {}
     pending = [""]
@@ -58,11 +60,11 @@ def everything(tree: MergedTree) -> dict[str, Entry]:
 
 
 def paths(*layers: Sequence[Entry]) -> set[str]:
-    return set(everything(MergedTree(layers))) - {""}
+    return set(everything(merge(layers))) - {""}
 
 
 def test_no_layers_show_an_empty_root() -> None:
-    assert everything(MergedTree([])) == {"": implied("")}
+    assert everything(merge([])) == {"": implied("")}
 
 
 def test_a_whiteout_removes_what_lower_layers_have_at_and_below_its_path() -> None:
@@ -83,7 +85,7 @@ def test_a_whiteout_of_nothing_changes_nothing() -> None:
 
 def test_an_opaque_directory_hides_what_is_below_it_and_keeps_itself() -> None:
     base = [directory("a", 0o700), regular("a/x"), directory("a/d"), regular("a/d/y"), regular("b")]
-    tree = MergedTree([base, [regular("a/new"), opaque("a")]])
+    tree = merge([base, [regular("a/new"), opaque("a")]])
     assert set(everything(tree)) == {"", "a", "a/new", "b"}
     kept = tree.get("a")
     assert kept is not None
@@ -103,7 +105,7 @@ def test_an_opaque_root_hides_all_lower_layers() -> None:
 
 
 def test_a_directory_over_a_directory_merges_and_takes_the_later_metadata() -> None:
-    tree = MergedTree([[directory("a", 0o700), regular("a/x")], [directory("a", 0o555), regular("a/y")]])
+    tree = merge([[directory("a", 0o700), regular("a/x")], [directory("a", 0o555), regular("a/y")]])
     assert tree.names("a") == ["x", "y"]
     entry = tree.get("a")
     assert entry is not None
@@ -113,7 +115,7 @@ def test_a_directory_over_a_directory_merges_and_takes_the_later_metadata() -> N
 def test_anything_else_over_a_directory_removes_what_was_below_it() -> None:
     base = [directory("a"), directory("a/d"), regular("a/d/x")]
     for top in (regular("a"), symlink("a", "b"), Entry(path="a", kind="fifo")):
-        assert everything(MergedTree([base, [top]])) == {"": implied(""), "a": top}
+        assert everything(merge([base, [top]])) == {"": implied(""), "a": top}
 
 
 def test_a_directory_over_a_file_starts_empty_even_if_a_still_lower_layer_had_one() -> None:
@@ -124,13 +126,13 @@ def test_a_directory_over_a_file_starts_empty_even_if_a_still_lower_layer_had_on
 
 
 def test_missing_parent_directories_are_made() -> None:
-    tree = MergedTree([[regular("a/b/c")]])
+    tree = merge([[regular("a/b/c")]])
     made = tree.get("a/b")
     assert made == implied("a/b")
 
 
 def test_missing_parents_are_taken_from_lower_layers() -> None:
-    tree = MergedTree([[directory("a", 0o700)], [regular("a/x")]])
+    tree = merge([[directory("a", 0o700)], [regular("a/x")]])
     entry = tree.get("a")
     assert entry is not None
     assert entry.mode == 0o700
@@ -140,7 +142,7 @@ def test_an_entry_below_something_that_is_no_directory_is_refused() -> None:
     for other in (symlink("a", "/etc"), regular("a")):
         for layers in ([[other, regular("a/x")]], [[other], [regular("a/x")]]):
             with pytest.raises(UnsafeEntry, match="'a' holds entries but is no directory"):
-                MergedTree(layers)
+                merge(layers)
 
 
 def test_a_file_that_was_removed_gives_way_to_a_directory() -> None:
@@ -149,18 +151,18 @@ def test_a_file_that_was_removed_gives_way_to_a_directory() -> None:
 
 def test_the_root_cannot_become_something_else() -> None:
     with pytest.raises(UnsafeEntry, match="root"):
-        MergedTree([[symlink("", "/")]])
+        merge([[symlink("", "/")]])
 
 
 def test_the_root_takes_the_metadata_of_the_topmost_layer_that_lists_it() -> None:
-    tree = MergedTree([[directory("", 0o700)], [directory("", 0o711)], [regular("x")]])
+    tree = merge([[directory("", 0o700)], [directory("", 0o711)], [regular("x")]])
     root = tree.get("")
     assert root is not None
     assert root.mode == 0o711
 
 
 def test_hard_links_are_full_entries_with_one_inode() -> None:
-    tree = MergedTree([[regular("a", uid=7), hardlink("b", "a"), hardlink("c", "b"), regular("d"), hardlink("e", "d")]])
+    tree = merge([[regular("a", uid=7), hardlink("b", "a"), hardlink("c", "b"), regular("d"), hardlink("e", "d")]])
     a, b, c, d, e = (tree.get(path) for path in "abcde")
     assert a is not None
     assert a.inode
@@ -172,7 +174,7 @@ def test_hard_links_are_full_entries_with_one_inode() -> None:
 
 
 def test_a_hard_link_to_a_lower_layer_keeps_that_file_whatever_upper_layers_do_to_the_target() -> None:
-    tree = MergedTree([[regular("t", uid=1)], [hardlink("h", "t")], [regular("t", uid=2)], [whiteout("t")]])
+    tree = merge([[regular("t", uid=1)], [hardlink("h", "t")], [regular("t", uid=2)], [whiteout("t")]])
     linked = tree.get("h")
     assert linked is not None
     assert linked.uid == 1
@@ -181,7 +183,7 @@ def test_a_hard_link_to_a_lower_layer_keeps_that_file_whatever_upper_layers_do_t
 
 
 def test_the_origin_of_a_file_is_the_layer_and_path_its_content_came_by() -> None:
-    tree = MergedTree([[regular("a"), regular("b")], [regular("a"), hardlink("c", "b"), hardlink("d", "c")]])
+    tree = merge([[regular("a"), regular("b")], [regular("a"), hardlink("c", "b"), hardlink("d", "c")]])
     origins = {path: tree.origin_of(entry) for path in "abcd" if (entry := tree.get(path))}
     assert origins == {"a": (1, "a"), "b": (0, "b"), "c": (0, "b"), "d": (0, "b")}
 
@@ -199,13 +201,13 @@ def test_the_origin_of_a_file_is_the_layer_and_path_its_content_came_by() -> Non
 )
 def test_a_hard_link_to_nothing_or_a_directory_is_unsafe(layers: list[list[Entry]], what: str) -> None:
     with pytest.raises(UnsafeEntry, match=what) as caught:
-        MergedTree(layers, where="oci://host/repo")
+        merge(layers, where="oci://host/repo")
     assert "oci://host/repo, layer " in str(caught.value)
 
 
 def test_names_come_in_byte_order() -> None:
     names = ["b", "B", "a-b", "a", "é", os.fsdecode(b"\xff"), "\U0001f600"]
-    tree = MergedTree([[regular(name) for name in names]])
+    tree = merge([[regular(name) for name in names]])
     assert list(tree.names("")) == sorted(names, key=os.fsencode)
     assert list(tree.names("b")) == []
     assert list(tree.names("no/such")) == []
@@ -213,8 +215,8 @@ def test_names_come_in_byte_order() -> None:
 
 def test_a_very_deep_path_is_no_problem() -> None:
     deep = "/".join(["d"] * 2000)
-    assert len(MergedTree([[regular(deep)], [whiteout("d")]])) == 1
-    assert len(MergedTree([[regular(deep)]])) == 2001
+    assert len(merge([[regular(deep)], [whiteout("d")]])) == 1
+    assert len(merge([[regular(deep)]])) == 2001
 
 
 Layer = list[tuple[Entry, bytes]]
@@ -287,7 +289,7 @@ def _comparable(tree: dict[str, Entry]) -> dict[str, tuple[Entry, list[str]]]:
 def test_the_merged_view_is_the_tree_that_unpacking_the_layers_makes(layers: list[Layer]) -> None:
     with tempfile.TemporaryDirectory() as base:
         accepted, expected = _apply_all(Path(base), layers)
-    merged = everything(MergedTree(accepted))
+    merged = everything(merge(accepted))
     assert merged.keys() == expected.keys()
     assert _comparable(merged) == _comparable(expected)
 
@@ -299,9 +301,46 @@ def test_empty_layers_in_between_change_nothing(layers: list[Layer]) -> None:
     for layer in entries:
         padded += [layer, []]
     try:
-        expected = everything(MergedTree(entries))
+        expected = everything(merge(entries))
     except Corrupt:
         with pytest.raises(Corrupt):
-            MergedTree(padded)
+            merge(padded)
     else:
-        assert everything(MergedTree(padded)) == expected
+        assert everything(merge(padded)) == expected
+
+
+def _outcome(make: Callable[[list[list[Entry]]], Merged], layers: list[list[Entry]]) -> object:
+    """Return what a view shows, but for the numbers of inodes, and where each content is; or the error."""
+    try:
+        tree = make(layers)
+    except Corrupt as error:
+        return str(error)
+    shown = everything(tree)
+    origins = {path: tree.origin_of(entry) for path, entry in shown.items() if entry.is_file}
+    return _comparable(shown), origins, {path: list(tree.names(path)) for path in shown}
+
+
+@settings(max_examples=500)
+@given(LAYERS)
+def test_a_view_is_the_same_whether_it_is_made_entry_by_entry_or_not(layers: list[Layer]) -> None:
+    entries = [[entry for entry, _ in layer] for layer in layers]
+    event(type(outcome := _outcome(merge, entries)).__name__)
+    assert outcome == _outcome(MergedTree, entries)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.lists(
+            st.one_of(layer_entries().map(itemgetter(0)), st.just(Entry(path="", kind="opaque"))),
+            max_size=5,
+            unique_by=lambda entry: entry.path,
+        ),
+        max_size=4,
+    )
+)
+def test_layers_without_oddities_are_looked_at_where_they_are(layers: list[list[Entry]]) -> None:
+    layers = [sorted(layer, key=lambda entry: path_key(entry.path)) for layer in layers]
+    outcome = _outcome(merge, layers)
+    event("error" if isinstance(outcome, str) else type(merge(layers)).__name__)
+    assert outcome == _outcome(MergedTree, layers)

@@ -9,22 +9,22 @@ from binascii import a2b_base64
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from itertools import chain, zip_longest
+from functools import lru_cache, partial
+from itertools import chain, islice, takewhile, zip_longest
 from typing import cast, get_args
-
-import msgspec
 
 from shipway.errors import Corrupt, UnsafeEntry
 from shipway.layers.chunked import Record
+from shipway.layers.frames_text import FramesText
 from shipway.layers.numbers import check_device, check_owner
 from shipway.layers.pax import xattr_name
 from shipway.layers.seen import Seen
-from shipway.layers.table_text import Text, batches
+from shipway.layers.table_text import Text, batches, records_in
 from shipway.layers.tar import MAX_NAME
 from shipway.layers.whiteouts import may_be_whiteout, whiteout
-from shipway.trees.entry import Chunk, Entry, Kind, clean_archive_path
+from shipway.trees.entry import Buffer, Chunk, Entry, Kind, clean_archive_path
 from shipway.trees.listing import Listing
+from shipway.trees.paths import PackedKinds, PackedPaths
 
 _CHANGES = frozenset({"whiteout", "opaque"})
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind not in _CHANGES}
@@ -32,8 +32,12 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _SECOND = timedelta(seconds=1)
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(Record).decode
+_PART = 64 << 10
+"""Bytes of text that are decoded to look at one entry."""
+_KEPT = 4
+"""Decoded parts that are kept."""
+_PATHS = 512
+"""Paths that are packed at a time."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -52,20 +56,8 @@ class _Table:
         self._apart = apart
         self._ends: Sequence[int] = ()
 
-    def _groups(self) -> Iterator[tuple[Record, Sequence[Record]]]:
-        """Yield the record of each entry, with those of its further chunks."""
-        record: Record | None = None
-        more: list[Record] = []
-        for one in chain.from_iterable(batches(self._text, self._where)):
-            if one.type == "chunk" and record is not None:
-                more.append(one)
-                continue
-            if record is not None:
-                yield record, more
-                more = []
-            record = one
-        if record is not None:
-            yield record, more
+    def _records(self) -> Iterator[Record]:
+        return chain.from_iterable(batch.records for batch in batches(self._text(), self._where))
 
     def _placed(self, record: Record, more: Sequence[Record]) -> tuple[str, Kind, Entry | None] | None:
         """Return the path and kind of an entry, and itself if it is a removal; None for what is to be passed over."""
@@ -135,8 +127,7 @@ class _Table:
     def _end_after(self, offset: int) -> int:
         """Return where the frame or piece ends that begins at `offset`, where a table does not say: the next begins."""
         if not self._ends:
-            records = chain.from_iterable(batches(self._text, self._where))
-            offsets = array("Q", (record.offset for record in records if record.offset))
+            offsets = array("Q", (record.offset for record in self._records() if record.offset))
             offsets.append(self._limit)
             self._ends = array("Q", sorted(offsets))
         index = bisect_right(self._ends, offset)
@@ -158,7 +149,7 @@ class TableEntries(_Table):
             self._check_exactly((entry.path, entry.kind) for entry in self._entries())
 
     def _entries(self) -> Iterator[Entry]:
-        for record, more in self._groups():
+        for record, more in _groups(self._records()):
             placed = self._placed(record, more)
             if placed is not None:
                 path, _, change = placed
@@ -168,44 +159,81 @@ class TableEntries(_Table):
 class TableListing(_Table, Listing):
     """The entries of a table, of which paths and kinds are known, and the others worked out when they are looked at.
 
-    Until then their records are kept as bytes, which take a third of the memory.
+    For that the part of the text in which they stand is decoded again; a few of these parts are kept.
     """
 
-    def __init__(self, text: Text, limit: int, where: str, *, apart: bool = True) -> None:
-        """List what a table says; see `_Table`."""
+    def __init__(self, text: Text, limit: int, where: str, *, apart: bool = True, frames: Buffer = b"") -> None:
+        """List what a table says; see `_Table`. `frames` is the text compressed, if it is there."""
         super().__init__(text, limit, where, apart=apart)
-        self._packed: list[bytes] = []
-        """The record of each entry that was not worked out."""
-        self._made: dict[int, Entry] = {}
-        """Entries that were worked out at once, by their number: few are changes, or files of several chunks."""
-        self._size = 0
-        self.paths: list[str] = []
-        self.kinds: list[Kind] = []
-        self._list()
+        self._parts = array("Q")
+        """From where to where in the text the records of each part stand."""
+        self._firsts = array("I")
+        """The number of each part's first record."""
+        self._numbers = array("I")
+        """The number of each entry's record."""
+        self._has_more = False
+        """Whether any file has several chunks."""
+        self._last: tuple[int, Sequence[Record]] = 0, ()
+        """The part that was looked into last, and the number of its first record."""
+        self._size = self._zeros = 0
+        self.kinds = PackedKinds()
+        self.paths = PackedPaths(self._list())
+        self._check_exactly((self.paths[index], self.kinds[index]) for index in self.paths.twice())
+        stored = (FramesText.of(frames) if frames else None) or FramesText.made(text())
+        self._text = stored.pieces
+        self._part = lru_cache(_KEPT)(partial(_decoded_part, stored, self._parts))
 
-    def _list(self) -> None:
-        paths, kinds, packed, size = self.paths, self.kinds, self._packed, 0
-        for record, more in self._groups():
+    def _list(self) -> Iterator[list[str]]:
+        """Yield the paths, and note all else."""
+        paths: list[str] = []
+        number = 0
+        for record, more in _groups(chain.from_iterable(self._noted())):
             placed = self._placed(record, more)
-            if placed is None:
-                continue
-            path, kind, change = placed
-            made = change
-            if change is None and (more or record.chunk_type):
-                made = self._work_out(record, more, path)
-            if made is not None:
-                self._made[len(paths)] = made
-            packed.append(_pack(record) if made is None else b"")
-            paths.append(path)
-            kinds.append(kind)
-            size += record.size
-        self._size = size
-        if len(set(paths)) != len(paths):
-            self._check_exactly(zip(paths, kinds, strict=True))
+            if placed is not None:
+                path, kind, change = placed
+                if change is None and (more or record.chunk_type):
+                    chunks = self._work_out(record, more, path).chunks
+                    self._zeros += sum(chunk.size for chunk in chunks if chunk.zeros)
+                paths.append(path)
+                self.kinds.append(kind)
+                self._numbers.append(number)
+                self._size += record.size
+                if len(paths) == _PATHS:
+                    yield paths
+                    paths = []
+            if more:
+                self._has_more = True
+            number += 1 + len(more)
+        yield paths
+
+    def _noted(self) -> Iterator[list[Record]]:
+        """Yield the records, and note where they stand."""
+        count = 0
+        for start, end, records in batches(self._text(), self._where, _PART):
+            self._parts.extend((start, end))
+            self._firsts.append(count)
+            count += len(records)
+            yield records
 
     def entry(self, index: int) -> Entry:
         """Return one entry; raises `Corrupt` or `UnsafeEntry` if what is said of it cannot be."""
-        return self._made.get(index) or self._work_out(_unpack(self._packed[index]), (), self.paths[index])
+        number = self._numbers[index]
+        first, records = self._last
+        if not 0 <= number - first < len(records):
+            part = bisect_right(self._firsts, number) - 1
+            first, records = self._last = self._firsts[part], self._part(part)
+        record, path = records[number - first], self.paths[index]
+        if self.kinds[index] in _CHANGES:
+            change = whiteout(self._path(record), self._named(path))
+            assert change is not None  # or it would not be one
+            return change
+        return self._work_out(record, self._more(number + 1) if self._has_more else (), path)
+
+    def _more(self, number: int) -> Sequence[Record]:
+        """Return the records of further chunks, where the next record is the one with this number."""
+        part = bisect_right(self._firsts, number) - 1
+        following = chain.from_iterable(map(self._part, range(part, len(self._firsts))))
+        return list(takewhile(lambda one: one.type == "chunk", islice(following, number - self._firsts[part], None)))
 
     @property
     def size(self) -> int:
@@ -215,7 +243,27 @@ class TableListing(_Table, Listing):
     @property
     def data(self) -> int:
         """The bytes of all files but for holes, as they are claimed."""
-        return self._size - sum(chunk.size for made in self._made.values() for chunk in made.chunks if chunk.zeros)
+        return self._size - self._zeros
+
+
+def _decoded_part(text: FramesText, parts: Sequence[int], number: int) -> list[Record]:
+    return records_in(text.read(*parts[2 * number : 2 * number + 2]))
+
+
+def _groups(records: Iterable[Record]) -> Iterator[tuple[Record, Sequence[Record]]]:
+    """Yield the record of each entry, with those of its further chunks."""
+    record: Record | None = None
+    more: list[Record] = []
+    for one in records:
+        if one.type == "chunk" and record is not None:
+            more.append(one)
+            continue
+        if record is not None:
+            yield record, more
+            more = []
+        record = one
+    if record is not None:
+        yield record, more
 
 
 def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:

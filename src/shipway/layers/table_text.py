@@ -7,8 +7,8 @@ before a cut is a list of whole records if it can be decoded as one, and only th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -43,29 +43,46 @@ _records = msgspec.json.Decoder(list[Record])
 _fields = msgspec.json.Decoder(_Fields)
 
 
-def batches(text: Text, where: str) -> Iterator[list[Record]]:
-    """Yield a table's records in their order, many at a time; raises `Corrupt`, naming `where`, for what is no table.
+class Batch(NamedTuple):
+    """Records that follow one another, and from where to where in the text they stand, without the list's brackets."""
 
-    That may come after records: whoever uses them before the end has to undo it.
+    start: int
+    end: int
+    records: list[Record]
+
+
+def batches(text: Iterable[Buffer], where: str, size: int = BATCH) -> Iterator[Batch]:
+    """Yield a table's records in their order, those of about `size` bytes at a time.
+
+    Raises `Corrupt`, naming `where`, for what is no table. That may come after records: whoever uses them before the
+    end has to undo it.
     """
-    reader = _Reader(text(), where)
+    reader = _Reader(iter(text), where, size)
     version = reader.take(_beginning).version
-    while (records := reader.take(_batch)) is not None:
-        yield records
-    records, fields = reader.take(_ending)
+    while (batch := reader.take(_batch)) is not None:
+        yield Batch(reader.start, reader.start + batch[1], batch[0])
+    (records, length), fields = reader.take(_ending)
     if version is UNSET:
         version = fields.version
     elif fields.version is not UNSET:
         raise Corrupt("a table of contents with two versions", where=where)
     if version != 1:
         raise Corrupt(f"a table of contents of the unknown version {version}", where=where)
-    yield records
+    yield Batch(reader.start, reader.start + length, records)
+
+
+def records_in(text: bytes) -> list[Record]:
+    """Return the records of a batch, given its text."""
+    return _records.decode(b"[" + text + b"]")
 
 
 class _Reader:
     """The part of a text that was read and not used."""
 
-    def __init__(self, pieces: Iterator[Buffer], where: str) -> None:
+    def __init__(self, pieces: Iterator[Buffer], where: str, size: int) -> None:
+        self.start = self._next = 0
+        """Where in the text that stands which was taken last, and what is next."""
+        self._size = size
         self._pieces = pieces
         self._piece = memoryview(b"")
         self._where = where
@@ -76,7 +93,7 @@ class _Reader:
 
         It is given more as long as it raises, and told whether that is all.
         """
-        size = BATCH
+        size = self._size
         while True:
             ended = self._fill(size)
             try:
@@ -87,6 +104,7 @@ class _Reader:
                     raise Corrupt(f"not a well-formed table: {error}", where=self._where) from error
             else:
                 self._data = self._data[used:]
+                self.start, self._next = self._next, self._next + used
                 return found
             size *= 2
 
@@ -119,28 +137,28 @@ def _beginning(data: bytes, _ended: bool) -> tuple[_Fields, int]:
     raise msgspec.DecodeError("it has no entries")
 
 
-def _batch(data: bytes, ended: bool) -> tuple[list[Record] | None, int]:
-    """Return the records before the last of a text; None if it is all that is left."""
+def _batch(data: bytes, ended: bool) -> tuple[tuple[list[Record], int] | None, int]:
+    """Return the records before the last of a text, and how much of it they are; None if it is all that is left."""
     if ended:
         return None, 0
-    last = None
-    for last in _BETWEEN.finditer(data):  # noqa: B007  the last one is wanted
-        pass
-    if last is None:
+    comma = data.rfind(b"},{") + 1
+    if not comma:
+        for match in _BETWEEN.finditer(data):  # the last one is wanted
+            comma = match.start(1)
+    if not comma:
         raise msgspec.DecodeError("an entry that does not end")
-    comma = last.start(1)
-    return _records.decode(b"[" + data[:comma] + b"]"), comma + 1
+    return (records_in(data[:comma]), comma), comma + 1
 
 
-def _ending(data: bytes, _ended: bool) -> tuple[tuple[list[Record], _Fields], int]:
-    """Return the last records, and what stands after them."""
+def _ending(data: bytes, _ended: bool) -> tuple[tuple[tuple[list[Record], int], _Fields], int]:
+    """Return the last records and how much of the text they are, and what stands after them."""
     end = len(data)
     for _ in range(_ENDS):
         end = data.rfind(b"]", 0, end)
         if end < 0:
             break
         try:
-            records = _records.decode(b"[" + data[:end] + b"]")
+            records = records_in(data[:end])
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:  # it stands inside of something else
@@ -148,5 +166,5 @@ def _ending(data: bytes, _ended: bool) -> tuple[tuple[list[Record], _Fields], in
         fields = _fields.decode(b'{"":0' + data[end + 1 :])
         if fields.entries is not UNSET:
             raise msgspec.ValidationError("entries twice")
-        return (records, fields), len(data)
+        return ((records, end), fields), len(data)
     raise msgspec.DecodeError("its entries do not end")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -97,12 +97,20 @@ def parse_toc(data: bytes, location: TocLocation, where: str = "") -> Listing:
     Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that
     was promised, `Corrupt` or `UnsafeEntry` if what it says cannot be, as `TableListing` does.
     """
-    return TableListing(_text(data, location, where), location.offset, where)
+    oci.verify(data, location.digest, location.length, where)
+    return TableListing(partial(_pieces, data, location, where), location.offset, where, frames=data)
 
 
 def _text(data: Buffer, location: TocLocation, where: str) -> Text:
     """Return the text of a table of contents that `data` is, compressed, checked as `parse_toc` says."""
     oci.verify(data, location.digest, location.length, where)
+    for _ in _pieces(data, location, where):
+        pass
+    return partial(decompressed_pieces, data)
+
+
+def _pieces(data: Buffer, location: TocLocation, where: str) -> Iterator[bytes]:
+    """Yield the text; at its end it has been checked."""
     size, digest = 0, hashlib.sha256()
     try:
         for piece in decompressed_pieces(data):
@@ -111,12 +119,12 @@ def _text(data: Buffer, location: TocLocation, where: str) -> Text:
                 digest.update(piece)
             if size > location.uncompressed:
                 break
+            yield piece
     except zstandard.ZstdError as error:
         raise Corrupt(f"not zstd data: {error}", where=where) from error
     oci.check_size(size, location.uncompressed, where)
     if location.plain_digest:
         oci.check_match(f"sha256:{digest.hexdigest()}", location.plain_digest, where)
-    return partial(decompressed_pieces, data)
 
 
 def decode_chunk(data: Buffer, chunk: Chunk, where: str = "") -> bytes:

@@ -36,6 +36,8 @@ PACK = 64 << 20
 """Bytes of a file after which another one is begun."""
 _FLUSH = 8 << 20
 """Bytes after which what was written is found by others, and survives our death."""
+_REMEMBERED = 1 << 15
+"""Pieces of which it is known that they were taken already."""
 _MANY = 32
 """Small files that are put together when there are this many."""
 _SMALL = 2 << 20
@@ -205,6 +207,7 @@ class Pack:
         self._size = self._recorded = 0
         self._stopped = False
         self._mine: set[int] = set()
+        """The pieces taken last; of one that comes again after many others there is no harm in two."""
 
     def add(self, digest: str, data: Buffer) -> None:
         """Keep `data`, which holds what has the digest `digest`."""
@@ -223,6 +226,8 @@ class Pack:
             except OSError:  # most likely the disk is full
                 self._stopped = True
                 return
+            if len(self._mine) == _REMEMBERED:
+                self._mine.clear()
             self._mine.add(key)
             self._digests.append(key)
             self._places.extend((self._size - len(data), len(data)))

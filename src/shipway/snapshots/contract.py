@@ -89,7 +89,7 @@ class SnapshotDriver(Protocol):
         It may hold others too, of the tree below. Only `open` is to be relied on.
         """
 
-    def changes(self, chain: Chain) -> PackedEntries:
+    def changes(self, chain: Chain) -> PackedEntries[Entry]:
         """Return what `chain[-1]` changes in the tree below it, as a layer's entries in `path_key` order.
 
         They are a function of the two trees alone: every driver gives the same. See `trees.diff`.

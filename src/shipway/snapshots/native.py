@@ -173,7 +173,7 @@ class NativeDriver:
         with DirectoryTree(self._layout.files([key])[0]) as tree:
             yield tree
 
-    def changes(self, chain: Chain) -> PackedEntries:
+    def changes(self, chain: Chain) -> PackedEntries[Entry]:
         """Return what `chain[-1]` changes in the tree below it; see `SnapshotDriver.changes`."""
         with self.tree(chain) as upper:
             if len(chain) == 1:

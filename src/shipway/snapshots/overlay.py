@@ -304,7 +304,7 @@ class OverlayDriver:
         with DirectoryTree(self._layout.files([key])[0]) as tree:
             yield tree
 
-    def changes(self, chain: Chain) -> PackedEntries:
+    def changes(self, chain: Chain) -> PackedEntries[Entry]:
         """Return what `chain[-1]` changes in the tree below it; see `SnapshotDriver.changes`."""
         with self._below(chain) as lower, self.tree(chain) as upper:
             return layer_changes(lower, upper)

@@ -6,11 +6,12 @@ What is here of its contents (`supply`) is taken from there; what turns out to b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from array import array
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import BinaryIO, NamedTuple, Self
+from itertools import accumulate, tee
+from typing import BinaryIO, NamedTuple
 
 import zstandard
 
@@ -26,33 +27,20 @@ from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource, Elsewhere, judged, until_right
 from shipway.transfer.ahead import Job, run_ahead
 from shipway.transfer.delivery import WHOLE, Piece
+from shipway.transfer.extents import Extents
 from shipway.transfer.ranges import PART, REQUEST_COST, Range, plan, runs, span
 from shipway.transfer.remote_file import open_chunks
 from shipway.transfer.supply import Supply, supply
 from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
+from shipway.trees.packed import picked
 
 _ZEROS = bytes(1 << 20)
+_WINDOW = 4096
+"""Files whose contents are looked for at a time."""
 _CONNECTIONS = 4
 _LEARN = 2 * REQUEST_COST
 """If fewer bytes are wanted, blobs that were not looked into yet are not: that takes as long as to fetch them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file to be read, and the bytes of the blob from its first chunk to its last."""
-
-    entry: Entry
-    extent: Range
-    first: Range
-    last: Range
-
-    @classmethod
-    def of(cls, entry: Entry) -> Self:
-        pieces = [Range(chunk.offset, chunk.offset + chunk.length) for chunk in entry.chunks if not chunk.zeros]
-        if not pieces:
-            return cls(entry, Range(0, 0), Range(0, 0), Range(0, 0))
-        return cls(entry, Range(pieces[0].start, pieces[-1].end), pieces[0], pieces[-1])
 
 
 class ChunkedLayer:
@@ -88,31 +76,33 @@ class ChunkedLayer:
             self._entries = entries
         return self._entries
 
-    def jobs(self, entries: Iterable[Entry], stack: ExitStack, pack: Pack | None = None) -> list[Job[Piece]]:
-        """Return what reads the contents of `entries`, one job for each range to fetch.
+    def jobs(
+        self, entries: Collection[Entry], numbers: Sequence[int], pack: Pack | None = None
+    ) -> Iterator[Job[Piece]]:
+        """Yield what reads the contents of those of `entries` with these numbers, one job for each range to fetch.
 
         Every chunk is checked against its digest before it is delivered, and every file's whole
         content before its last piece is. What is fetched goes to `pack`. Files much of which is here are read by a
-        job of their own, which fetches only the rest; what it reads from is held until `stack` is closed.
+        job of their own, which fetches only the rest.
         """
-        entries = list(entries)
+        store = self._store
         if self._is_here():
-            found, pack = None, None  # there is no reason to keep what is here
-        else:
-            size = sum(chunk.length for entry in entries for chunk in entry.chunks)
-            found = stack.enter_context(self._supply(entries, learning=size >= _LEARN))
-        here = [entry for entry in entries if _is_worth(entry, found)] if found is not None else []
-        jobs: list[Job[Piece]] = [partial(self._read_here, here, found, pack)] if here and found is not None else []
-        taken = {id(entry) for entry in here}
-        for files in _passes(_File.of(entry) for entry in entries if id(entry) not in taken):
-            ranges = plan((file.extent for file in files), self._descriptor.size)
-            rest = list(reversed(files))
-            for one in ranges or [Range(0, 0)]:
-                inside = []
-                while rest and rest[-1].extent.end <= one.end:
-                    inside.append(rest.pop().entry)
-                jobs.append(partial(self._read, one, inside, pack))
-        return jobs
+            store, pack = None, None  # there is no reason to keep what is here
+        here, extents = array("I"), Extents()
+        sizes = accumulate(chunk.length for entry in picked(entries, numbers) for chunk in entry.chunks)
+        learning = store is not None and any(size >= _LEARN for size in sizes)
+        for window, files in _windows(entries, numbers):
+            with self._supply(files, learning=learning) if store is not None else nullcontext() as found:
+                for number, entry in zip(window, files, strict=True):
+                    if found is not None and _is_worth(entry, found):
+                        here.append(number)
+                    else:
+                        extents.add(number, entry)
+        if here:
+            yield partial(self._read_here, entries, here, pack)
+        for group in extents.passes():
+            for one in plan(group.extents(), self._descriptor.size) or [Range(0, 0)]:
+                yield partial(self._read, one, entries, group.take(one.end), pack)
 
     def open_file(self, entry: Entry) -> BinaryIO:
         """Return the content of a file as a seekable file, which fetches the chunks that are read and not here."""
@@ -176,39 +166,48 @@ class ChunkedLayer:
         return self._fetch_range(span(chunks), [(path, chunk) for chunk in chunks], pack)
 
     def _fetch_range(
-        self, wanted: Range, chunks: Sequence[tuple[str, Chunk]], pack: Pack | None
+        self, wanted: Range, chunks: Iterable[tuple[str, Chunk]], pack: Pack | None
     ) -> Generator[bytes, None, None]:
         """Fetch one range and yield the chunks in it, of files by their paths.
 
         From the first that is not right on it is fetched anew, from another place, if there is one.
         """
-        done = 0
-        while True:
-            start = chunks[done][1].offset if done else wanted.start
+        left = iter(chunks)
+        start, one = wanted.start, next(left, None)
+        while one is not None:
             try:
                 with self._remote.read_blob(self._descriptor, start, wanted.end - start) as pieces:
                     reader = ChunkReader(self._contents)
                     stream = Stream(iter(pieces), start, self._where)
-                    for path, chunk in chunks[done:]:
+                    while one is not None:
+                        path, chunk = one
                         content = self._decode(chunk, path, reader, stream, pack)
-                        done += 1
+                        one = next(left, None)
                         yield content
+                        start = one[1].offset if one is not None else wanted.end
             except Elsewhere:
                 continue
-            return
 
-    def _read_here(self, entries: Sequence[Entry], found: Supply, pack: Pack | None) -> Generator[Piece, None, None]:
+    def _read_here(
+        self, entries: Collection[Entry], numbers: Sequence[int], pack: Pack | None
+    ) -> Generator[Piece, None, None]:
         """Yield files of which much is here."""
-        for entry in entries:
-            chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
-            with closing(self._take(entry, chunks, found, pack)) as plain:
-                yield from self._read_file(entry, plain)
+        for _, files in _windows(entries, numbers):
+            assert self._store is not None  # where else would they be
+            with supply(self._store, files, self._contents, learning=False) as found:
+                for entry in files:
+                    chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
+                    with closing(self._take(entry, chunks, found, pack)) as plain:
+                        yield from self._read_file(entry, plain)
 
-    def _read(self, wanted: Range, entries: Sequence[Entry], pack: Pack | None) -> Generator[Piece, None, None]:
+    def _read(
+        self, wanted: Range, entries: Collection[Entry], numbers: Sequence[int], pack: Pack | None
+    ) -> Generator[Piece, None, None]:
         """Fetch one range and yield the files in it."""
-        chunks = [(entry.path, chunk) for entry in entries for chunk in entry.chunks if not chunk.zeros]
+        files, ahead = tee(picked(entries, numbers))
+        chunks = ((entry.path, chunk) for entry in ahead for chunk in entry.chunks if not chunk.zeros)
         with closing(self._fetch_range(wanted, chunks, pack)) as plain:
-            for entry in entries:
+            for entry in files:
                 yield from self._read_file(entry, plain)
 
     def _read_file(self, entry: Entry, plain: Iterator[bytes]) -> Iterator[Piece]:
@@ -295,6 +294,13 @@ def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, k
     return ReadTable(entries, data, fetched)
 
 
+def _windows(entries: Collection[Entry], numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[Entry]]]:
+    """Yield the entries with these numbers, so many at a time that what is looked up for them takes little memory."""
+    for start in range(0, len(numbers), _WINDOW):
+        window = numbers[start : start + _WINDOW]
+        yield window, list(picked(entries, window))
+
+
 def _is_worth(entry: Entry, found: Supply) -> bool:
     """Whether so much of a file is here that the rest had better be fetched by itself."""
     chunks = [chunk for chunk in entry.chunks if not chunk.zeros]
@@ -305,29 +311,6 @@ def _is_worth(entry: Entry, found: Supply) -> bool:
         len(lacking) < len(chunks)
         and sum(span(run).length + REQUEST_COST for run in runs(lacking)) < span(chunks).length
     )
-
-
-def _passes(files: Iterable[_File]) -> Iterator[list[_File]]:
-    """Split files into groups that each can be read in one movement through the blob.
-
-    Files may share what is compressed together, or the byte in which one piece ends and the next begins. Beyond that
-    it is one group, but for a table of contents that has files share their bytes.
-    """
-    left = sorted(files, key=lambda file: file.extent)
-    while left:
-        group: list[_File] = []
-        later: list[_File] = []
-        at = 0
-        last = Range(0, 0)
-        for file in left:
-            if file.extent.start >= at - 1 or file.first == last or not file.extent.length:
-                group.append(file)
-                if file.extent.end >= at:
-                    at, last = file.extent.end, file.last
-            else:
-                later.append(file)
-        yield group
-        left = later
 
 
 class Stream:

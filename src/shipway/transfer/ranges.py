@@ -11,7 +11,7 @@ a blob would be read in ranges it is read in one go: servers, caches and proxies
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shipway.trees.entry import Chunk
 
@@ -25,8 +25,7 @@ PART = 8 << 20
 """Bytes of a range of chunks after which another one is begun, so that several connections share the work."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Range:
+class Range(NamedTuple):
     """The bytes of a blob from `start` up to, not including, `end`."""
 
     start: int
@@ -41,14 +40,22 @@ class Range:
 def plan(needed: Iterable[Range], blob_size: int) -> list[Range]:
     """Return disjoint ranges, in order, that cover all that is needed of a blob of `blob_size` bytes.
 
-    Neighbours are more than `REQUEST_COST` apart. What is needed may overlap; empty ranges count for nothing.
+    Neighbours are more than `REQUEST_COST` apart. What is needed comes in the order of where it starts. It may
+    overlap; empty ranges count for nothing.
     """
     ranges: list[Range] = []
-    for piece in sorted(piece for piece in needed if piece.length > 0):
-        if ranges and piece.start - ranges[-1].end <= REQUEST_COST:
-            ranges[-1] = Range(ranges[-1].start, max(ranges[-1].end, piece.end))
-        else:
-            ranges.append(piece)
+    begin, last = 0, -1
+    for start, end in needed:
+        if end <= start:
+            continue
+        if last < 0:
+            begin = start
+        elif start - last > REQUEST_COST:
+            ranges.append(Range(begin, last))
+            begin = start
+        last = max(last, end)
+    if last >= 0:
+        ranges.append(Range(begin, last))
     if sum(piece.length for piece in ranges) * WHOLE_SHARE > blob_size:
         return [Range(ranges[0].start, ranges[-1].end)]
     return ranges

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from functools import partial
+from itertools import compress, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,12 +33,14 @@ from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
 from shipway.transfer.plain import Capture, PlainLayer
+from shipway.transfer.repeats import Repeats
 from shipway.transfer.search import Search
 from shipway.transfer.sources import HereFirst
 from shipway.trees.content import ContentWriter
 from shipway.trees.entry import Content, Entry
 from shipway.trees.extract import extract
-from shipway.trees.merged import MergedTree
+from shipway.trees.merged import merge
+from shipway.trees.packed import PackedEntries, picked
 from shipway.trees.writer import typed
 
 Layer = ChunkedLayer | PlainLayer
@@ -210,28 +214,35 @@ class _View:
         self._store = store
         self._captures = captures
         self._staging = staging
-        self._merged = MergedTree(entries)
+        self._merged = merge(entries)
         self.get = self._merged.get
         self.names = self._merged.names
         self.origin_of = self._merged.origin_of
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
-        fetched: list[Entry] = []
-        same: dict[str, list[Entry]] = {}
-        for entry in entries:
-            if not entry.size:
+        if not isinstance(entries, (Sequence, PackedEntries)):
+            entries = list(entries)
+        repeats, holders = Repeats(), array("H")
+        for number, entry in enumerate(entries):
+            if entry.size:
+                repeats.add(_content_key(entry), number)
+                holders.append(self.origin_of(entry)[0])
+            else:
+                holders.append(0)
                 yield entry, b""
-                continue
-            others = same.setdefault(_content_key(entry), [])
-            others.append(entry)
-            if len(others) == 1:
-                fetched.append(entry)
+        first = repeats.settle()
+        wanted: dict[int, array[int]] = {}
+        for number in compress(count(), first):
+            wanted.setdefault(holders[number], array("I")).append(number)
         with ExitStack() as stack:
             pack = stack.enter_context(self._store.kept.writing()) if self._store is not None else None
-            pieces = stack.enter_context(closing(run_ahead(self._jobs(fetched, stack, pack), weigh)))
-            yield from repeated(
-                assemble(pieces), lambda entry: same[_content_key(entry)][1:], lambda: _make_spool(self._staging)
-            )
+            jobs = self._jobs(entries, wanted, pack)
+            pieces = stack.enter_context(closing(run_ahead(jobs, weigh)))
+
+            def others(entry: Entry) -> Sequence[int]:
+                return repeats.others(_content_key(entry))
+
+            yield from repeated(assemble(pieces), entries, others, lambda: _make_spool(self._staging))
 
     def open_file(self, entry: Entry) -> BinaryIO:
         number, _ = self._merged.origin_of(entry)
@@ -246,18 +257,16 @@ class _View:
                     raise typed(error, entry.path) from error
             return open(f"/proc/self/fd/{spool.fileno()}", "rb")
 
-    def _jobs(self, entries: Sequence[Entry], stack: ExitStack, pack: Pack | None) -> list[Job[Piece]]:
-        by_layer: dict[int, list[tuple[str, Entry]]] = {}
-        for entry in entries:
-            number, path = self._merged.origin_of(entry)
-            by_layer.setdefault(number, []).append((path, entry))
+    def _jobs(self, entries: Collection[Entry], wanted: dict[int, array[int]], pack: Pack | None) -> list[Job[Piece]]:
+        """Return what reads those of `entries` whose numbers are given by the layers that hold their contents."""
         jobs: list[Job[Piece]] = []
-        for number, files in sorted(by_layer.items()):
-            layer = self._layers[number]
+        for layer_number, numbers in sorted(wanted.items()):
+            layer = self._layers[layer_number]
             if isinstance(layer, ChunkedLayer):
-                jobs += layer.jobs((entry for _, entry in files), stack, pack)
+                jobs += layer.jobs(entries, numbers, pack)
             else:
-                jobs += layer.jobs(files, self._captures.get(number), lambda: _make_spool(self._staging))
+                files = [(self._merged.origin_of(entry)[1], entry) for entry in picked(entries, numbers)]
+                jobs += layer.jobs(files, self._captures.get(layer_number), lambda: _make_spool(self._staging))
         return jobs
 
 

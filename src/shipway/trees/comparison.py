@@ -80,7 +80,7 @@ class Comparison:
         """Whether a file that has several names in the lower tree was among the pairs so far."""
         return bool(self._old)
 
-    def result(self, pairs: Iterable[Pair]) -> PackedEntries:
+    def result(self, pairs: Iterable[Pair]) -> PackedEntries[Entry]:
         """Return the changes among pairs in walk order; those of the directories above a change are to be there."""
         found = PackedEntries(self._differences(pairs))
         return PackedEntries(_merged(found, self._regrouped())) if self._new else found

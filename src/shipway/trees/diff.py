@@ -56,7 +56,7 @@ def walk(tree: Listing, path: str = "", depth: int | None = None) -> Iterator[En
 
 def changes(
     lower: LocalTree | None, upper: LocalTree, *, unchanged: Callable[[str], bool] = lambda _path: False
-) -> PackedEntries:
+) -> PackedEntries[Entry]:
     """Return what makes `upper` of `lower`; without a lower tree everything, the root too.
 
     `unchanged` says of a regular file that its content is proven to be the lower tree's at the same
@@ -80,7 +80,7 @@ def everything(tree: LocalTree) -> Iterator[Entry]:
             yield replace(entry, kind="hardlink", link=first[inode], size=0, inode=0)
 
 
-def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> PackedEntries:
+def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> PackedEntries[Entry]:
     """Return the same as `changes`, where `upper` is `lower` and one more layer directory.
 
     Only what that directory holds is looked at, unless that is about files with several names in the lower tree:

@@ -48,7 +48,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How many bytes of what is compressed there come before the content: other files', or headers."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One object of a tree, or one change of a layer.
 
     In a *layer* a further name of a file is a `hardlink` entry whose `link` is

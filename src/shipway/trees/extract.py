@@ -56,14 +56,14 @@ def write_selection(
             meter = _Meter(str(to_path), selection, progress)
             skipped = _write(tree, selection, writer, meter)
         staged.place()
-    return Extracted(entries=len(selection.items) - len(skipped), size=meter.total, skipped=tuple(sorted(skipped)))
+    return Extracted(entries=len(selection) - len(skipped), size=meter.total, skipped=tuple(sorted(skipped)))
 
 
 class _Meter:
     """Tells a callback how many bytes of content have been written."""
 
     def __init__(self, item: str, selection: Selection, progress: ProgressCallback | None) -> None:
-        self.total = sum(entry.size for entry in selection.files())
+        self.total = selection.files.size
         self._item = item
         self._done = 0
         self._progress = progress
@@ -83,34 +83,23 @@ def _write(tree: Tree, selection: Selection, writer: TreeWriter, meter: _Meter) 
     """Write everything; return the destination paths of devices that were left out, and of their other names."""
     if selection.root is not None:
         writer.add(replace(selection.root, path=""))
-    wanted: dict[str, list[str]] = {}
-    later: list[Selected] = []
-    for item in selection.items:
-        if item.first:
-            later.append(item)
-        elif item.source.is_file:
-            wanted.setdefault(item.source.path, []).append(item.path)
-        else:
-            writer.add(_landing(item.source, item.path))
+    for item in selection.others:
+        writer.add(item.landed())
     meter.add(0)
-    for entry, content in tree.read(selection.files()):
-        _write_file(writer, entry, content, wanted[entry.path].pop(), meter)
+    for entry, content in tree.read(selection.files):
+        assert isinstance(entry, Selected)  # a tree yields what it was given
+        _write_file(writer, entry.landed(), content, meter)
     skipped = set(writer.skipped)
-    for item in later:
+    for item in selection.links:
         if item.first in skipped:
-            skipped.add(item.path)
+            skipped.add(item.to)
         else:
-            writer.add(Entry(path=item.path, kind="hardlink", link=item.first))
+            writer.add(Entry(path=item.to, kind="hardlink", link=item.first))
     writer.finish()
     return skipped
 
 
-def _landing(source: Entry, path: str) -> Entry:
-    return source if source.path == path else replace(source, path=path)
-
-
-def _write_file(writer: TreeWriter, entry: Entry, content: Content, path: str, meter: _Meter) -> None:
-    entry = _landing(entry, path)
+def _write_file(writer: TreeWriter, entry: Entry, content: Content, meter: _Meter) -> None:
     if isinstance(content, (bytes, bytearray, memoryview, OpenFile)):
         writer.add(entry, content)
         meter.add(entry.size)

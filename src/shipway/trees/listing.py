@@ -10,15 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
-from shipway.trees.entry import Entry, Kind
+from shipway.trees.entry import Entry
+from shipway.trees.paths import PackedKinds, PackedPaths
 
 
 class Listing(ABC):
     """The entries of a layer in its order. Immutable."""
 
-    paths: Sequence[str]
+    paths: PackedPaths
     """The path of each entry."""
-    kinds: Sequence[Kind]
+    kinds: PackedKinds
     """The kind of each entry."""
 
     @abstractmethod
@@ -48,8 +49,8 @@ class Listed(Listing):
     def __init__(self, entries: Iterable[Entry]) -> None:
         """List `entries`."""
         self._entries = entries if isinstance(entries, Sequence) else list(entries)
-        self.paths = [entry.path for entry in self._entries]
-        self.kinds = [entry.kind for entry in self._entries]
+        self.paths = PackedPaths([[entry.path for entry in self._entries]])
+        self.kinds = PackedKinds(entry.kind for entry in self._entries)
 
     def entry(self, index: int) -> Entry:
         """Return one entry."""

@@ -11,18 +11,53 @@ Layers are applied base first and entry by entry, as unpacking them one over the
   layer or a lower one, and both get the same `inode`;
 - a directory that no layer lists is made (`implied`).
 
-The cost is one pass over the paths, whatever the layers remove; an entry is worked out when it is looked at.
+An entry is worked out when it is looked at. `merge` looks at most layers where they are (`shipway.trees.stacked`);
+`MergedTree` takes any, for the cost of one pass over the paths and of a list of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from shipway.errors import UnsafeEntry
 from shipway.trees.entry import Entry, implied, join, name_key, parent_of
 from shipway.trees.listing import Listing, listing
+from shipway.trees.rows import LayerRows
+from shipway.trees.stacked import StackedTree
+
+
+class Merged(Protocol):
+    """The merged view of layers; what is not in it is not in the tree."""
+
+    def get(self, path: str) -> Entry | None:
+        """Return what is at `path`, or None."""
+
+    def names(self, path: str) -> Sequence[str]:
+        """Return the names in the directory `path` in byte order; none if it is not a directory."""
+
+    def origin_of(self, entry: Entry) -> tuple[int, str]:
+        """Return which layer holds the content of a file of this tree, and under what path there.
+
+        Layers count from 0 for the base. Path and entry differ for the further names of a file.
+        """
+
+    def __len__(self) -> int: ...
+
+
+def merge(layers: Sequence[Iterable[Entry]], where: str = "image") -> Merged:
+    """Return the merged view of `layers`, base first; see `MergedTree`.
+
+    Where the order of entries in each layer does not matter, which is the rule, it takes next to no memory.
+    """
+    listings = [listing(layer) for layer in layers]
+    rows = [row for one in listings if (row := LayerRows.of(one)) is not None]
+    if len(rows) == len(listings) and (stacked := StackedTree(rows)).fits():
+        return stacked
+    return MergedTree(listings, where)
+
 
 _ORDINARY = frozenset(("reg", "dir", "symlink", "fifo"))
 

@@ -2,63 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from types import GenericAlias
+from typing import Generic, TypeVar
 
 import msgspec
 import zstandard
 
 from shipway.trees.entry import Entry
 
-_BLOCK = 512
+_BLOCK = 256
 """Entries that are packed, and unpacked, at a time."""
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Entry])
+T = TypeVar("T", bound=Entry)
 
 
-class PackedEntries(Collection[Entry]):
-    """Entries in order, made anew from ten bytes each time they are gone through, where one takes 300. Immutable."""
+class PackedEntries(Collection[T], Generic[T]):
+    """Entries in order, made anew from ten bytes each time they are gone through, where one takes 300."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        """Keep what `entries` yields."""
-        self._count = 0
+    def __init__(self, entries: Iterable[T] = (), kind: type[T] | None = None) -> None:
+        """Keep what `entries` yields, which is of the class `kind`, by default `Entry`."""
+        self._decoder = msgspec.msgpack.Decoder(GenericAlias(list, (kind or Entry,)))
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self._last: list[T] = []
+        self._full = 0
+        """How many are in blocks."""
         self.size = 0
         """The bytes of all files."""
-        self._blocks = list(self._packed(iter(entries)))
+        self._data = bytearray()
+        """Blocks of entries, one after the other; many objects of their own would leave the heap in pieces."""
+        self._starts = array("Q", [0])
+        self._translated: set[int] = set()
+        """Blocks whose paths had to be put in other words, since they are not UTF-8."""
+        for entry in entries:
+            self.add(entry)
 
-    def _packed(self, entries: Iterator[Entry]) -> Iterator[tuple[bool, bytes]]:
-        """Yield blocks, and of each whether its paths had to be put in other words, since they are not UTF-8."""
-        compressor = zstandard.ZstdCompressor(level=1)
+    def add(self, entry: T) -> None:
+        """Keep one more."""
+        self._last.append(entry)
+        self.size += entry.size
+        if len(self._last) == _BLOCK:
+            self._pack(self._last)
+            self._last = []
 
-        def compress(data: bytes) -> bytes:
-            return bytes(memoryview(compressor.compress(data)))  # which takes the room of the worst case for its result
+    def _pack(self, block: list[T]) -> None:
+        try:
+            data = _encoder.encode(block)
+        except UnicodeEncodeError:
+            self._translated.add(len(self._starts) - 1)
+            data = _encoder.encode([_translated(entry, "utf-8", "latin-1") for entry in block])
+        self._data += self._compressor.compress(data)
+        self._starts.append(len(self._data))
+        self._full += len(block)
 
-        while block := list(islice(entries, _BLOCK)):
-            self._count += len(block)
-            self.size += sum(entry.size for entry in block)
-            try:
-                yield False, compress(_encoder.encode(block))
-            except UnicodeEncodeError:
-                yield True, compress(_encoder.encode([_translated(entry, "utf-8", "latin-1") for entry in block]))
+    def _block(self, number: int) -> list[T]:
+        if number == len(self._starts) - 1:
+            return self._last
+        with memoryview(self._data)[self._starts[number] : self._starts[number + 1]] as data:
+            entries: list[T] = self._decoder.decode(zstandard.ZstdDecompressor().decompress(data))
+        if number in self._translated:
+            return [_translated(entry, "latin-1", "utf-8") for entry in entries]
+        return entries
 
-    def __iter__(self) -> Iterator[Entry]:
-        decompress = zstandard.ZstdDecompressor().decompress
-        for translated, block in self._blocks:
-            entries = _decoder.decode(decompress(block))
-            yield from (_translated(entry, "latin-1", "utf-8") for entry in entries) if translated else entries
+    def __iter__(self) -> Iterator[T]:
+        for number in range(len(self._starts)):
+            yield from self._block(number)
+
+    def pick(self, numbers: Iterable[int]) -> Iterator[T]:
+        """Yield the entries with these numbers, from 0 on; neighbours one after the other cost least."""
+        last, block = -1, list[T]()
+        for number in numbers:
+            if number // _BLOCK != last:
+                last = number // _BLOCK
+                block = self._block(last)
+            yield block[number % _BLOCK]
 
     def __len__(self) -> int:
-        return self._count
+        return self._full + len(self._last)
 
     def __contains__(self, entry: object) -> bool:
         return any(one == entry for one in self)
 
 
-def _translated(entry: Entry, from_encoding: str, to_encoding: str) -> Entry:
-    """Return an entry whose path, link and names of attributes stand for the same bytes in another encoding."""
+def picked(entries: Collection[T], numbers: Iterable[int]) -> Iterator[T]:
+    """Yield the entries of a sequence, or of packed ones, with these numbers."""
+    if isinstance(entries, PackedEntries):
+        return entries.pick(numbers)
+    assert isinstance(entries, Sequence)
+    return map(entries.__getitem__, numbers)
+
+
+def _translated(entry: T, from_encoding: str, to_encoding: str) -> T:
+    """Return an entry whose paths, link and names of attributes stand for the same bytes in another encoding."""
 
     def translated(text: str) -> str:
         return text.encode(from_encoding, "surrogateescape").decode(to_encoding, "surrogateescape")
 
+    changed: dict[str, object] = {
+        name: translated(value)
+        for name in entry.__struct_fields__
+        if isinstance(value := getattr(entry, name), str) and not value.isascii()
+    }
     xattrs = {translated(name): value for name, value in entry.xattrs.items()}
-    return msgspec.structs.replace(entry, path=translated(entry.path), link=translated(entry.link), xattrs=xattrs)
+    return msgspec.structs.replace(entry, **changed, xattrs=xattrs)

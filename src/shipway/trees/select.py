@@ -17,10 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
 from typing import Protocol
 
+from msgspec.structs import asdict, replace
+
 from shipway.errors import Invalid, NotFound
-from shipway.trees.entry import Entry, join, parent_of, path_key
+from shipway.trees.entry import Entry, join, name_key, parent_of, path_key
+from shipway.trees.packed import PackedEntries
 from shipway.trees.patterns import compile_component, has_magic
 
 MAX_LINKS = 255
@@ -37,68 +42,125 @@ class Listing(Protocol):
         """Return the names in the directory `path` in byte order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """One object to write: `source` in the tree lands at `path` under the destination."""
+class Selected(Entry, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """An entry of the tree that is to be written at the path `to` under the destination."""
 
-    source: Entry
-    path: str
+    to: str = ""
     first: str = ""
     """For a further name of a file: the destination path of its first name, which comes before."""
 
+    def landed(self) -> Entry:
+        """Return what is written."""
+        return self if self.to == self.path else replace(self, path=self.to)
+
+
+class Selection:
+    """Everything to write, found at once and kept packed; each of the three in the order of destination paths."""
+
+    def __init__(self) -> None:
+        """Select nothing yet."""
+        self.others: PackedEntries[Selected] = PackedEntries(kind=Selected)
+        """Directories, and what else has no content; to be written first."""
+        self.files: PackedEntries[Selected] = PackedEntries(kind=Selected)
+        """Whose content is needed."""
+        self.links: PackedEntries[Selected] = PackedEntries(kind=Selected)
+        """Further names of these, and of others; to be written last."""
+        self.root: Entry | None = None
+        """The directory whose contents land in the destination itself, if any; the last one named."""
+
+    def __iter__(self) -> Iterator[Selected]:
+        return chain(self.others, self.files, self.links)
+
+    def __len__(self) -> int:
+        return len(self.others) + len(self.files) + len(self.links)
+
+    def add(self, source: Entry, path: str, first: str) -> None:
+        """Take one object more, and where it is to land."""
+        kind = self.links if first else self.files if source.is_file else self.others
+        kind.add(Selected(**asdict(source), to=path, first=first))
+
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Everything to write, in an order in which it can be: directories first, then what is in them."""
+class _Landing:
+    """A path of the tree that lands somewhere, with all that is below it if it is `whole`."""
 
-    items: tuple[Selected, ...]
-    root: Entry | None = None
-    """The directory whose contents land in the destination itself, if any; the last one named."""
-
-    def files(self) -> list[Entry]:
-        """Return the entries whose content is needed, each file once."""
-        return [item.source for item in self.items if item.source.is_file and not item.first]
+    number: int
+    """Of two directories that land on one name the one with the higher number counts."""
+    source: str
+    whole: bool
 
 
 @dataclass(slots=True)
 class _Plan:
-    """A selection in the making: destination path to source."""
+    """What was asked for, by destination path."""
 
     tree: Listing
-    landed: dict[str, Entry] = field(default_factory=dict)
-    root: Entry | None = None
+    landings: dict[str, list[_Landing]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """By destination path, the names of what was asked for right below it."""
+    count: int = 0
 
-    def land(self, source: Entry, path: str) -> None:
-        """Place one object; Invalid if something else is there."""
-        if not path:
-            self.root = source
-            return
-        there = self.landed.get(path)
-        if there is not None and there.path != source.path and not (there.is_dir and source.is_dir):
-            raise Invalid(f"would land on {path!r}, where /{there.path} lands too", where=f"/{source.path}")
-        self.landed[path] = source
-
-    def land_tree(self, source: Entry, path: str) -> None:
-        """Place an object with all that is below it."""
-        pending = [(source, path)]
-        while pending:
-            source, path = pending.pop()
-            self.land(source, path)
-            if source.is_dir:
-                pending += [
-                    (_existing(self.tree, join(source.path, name)), join(path, name))
-                    for name in self.tree.names(source.path)
-                ]
+    def land(self, source: str, path: str, *, whole: bool) -> None:
+        """Place what is at `source`."""
+        self.count += 1
+        if path not in self.landings:
+            self.landings[path] = []
+            if path:
+                above, _, name = path.rpartition("/")
+                self.names.setdefault(above, []).append(name)
+        self.landings[path].append(_Landing(self.count, source, whole))
 
     def finish(self) -> Selection:
-        """Put all in writing order, and tie the names of one file together."""
-        items: list[Selected] = []
+        """Find all there is to write, and tie the names of one file together; Invalid if two things share a name."""
+        selection = Selection()
         first: dict[int, str] = {}
-        for path in sorted(self.landed, key=path_key):
-            source = self.landed[path]
+        for source, path in self._walk():
             known = first.setdefault(source.inode, path) if source.inode and not source.is_dir else path
-            items.append(Selected(source, path, "" if known == path else known))
-        return Selection(tuple(items), self.root)
+            selection.add(source, path, "" if known == path else known)
+        for landing in self.landings.get("", ()):
+            selection.root = _existing(self.tree, landing.source)
+        return selection
+
+    def _walk(self) -> Iterator[tuple[Entry, str]]:
+        """Yield what lands, and where, in the order of destination paths, directories before what is in them."""
+        stack = [self._inside("", self.landings.get("", []))]
+        while stack:
+            for source, path, landings in stack[-1]:
+                yield source, path
+                if source.is_dir:
+                    stack.append(self._inside(path, landings))
+                    break
+            else:
+                stack.pop()
+
+    def _inside(self, path: str, landings: Sequence[_Landing]) -> Iterator[tuple[Entry, str, Sequence[_Landing]]]:
+        """Yield what lands right in a directory, where, and what else does there; `landings` are the directories."""
+        whole = {landing.source: landing.number for landing in landings if landing.whole}
+        named = self.names.get(path, ())
+        if len(whole) == 1 and not named:
+            for directory, number in whole.items():
+                for name in self.tree.names(directory):
+                    source = join(directory, name)
+                    yield _existing(self.tree, source), join(path, name), (_Landing(number, source, whole=True),)
+            return
+        found: dict[str, list[_Landing]] = {name: list(self.landings[join(path, name)]) for name in named}
+        for directory, number in whole.items():
+            for name in self.tree.names(directory):
+                found.setdefault(name, []).append(_Landing(number, join(directory, name), whole=True))
+        for name in sorted(found, key=name_key):
+            below = sorted(found[name], key=attrgetter("number"))
+            yield self._meet(below, join(path, name)), join(path, name), below
+
+    def _meet(self, landings: Sequence[_Landing], path: str) -> Entry:
+        """Return what counts of all that lands on one name; Invalid if anything would be lost."""
+        there: Entry | None = None
+        for landing in landings:
+            source = _existing(self.tree, landing.source)
+            if there is not None and there.path != source.path and not (there.is_dir and source.is_dir):
+                raise Invalid(f"would land on {path!r}, where /{there.path} lands too", where=f"/{source.path}")
+            there = source
+        assert there is not None
+        return there
 
 
 def select(tree: Listing, sources: Sequence[str], *, parents: bool = False, wildcard: bool = False) -> Selection:
@@ -119,18 +181,17 @@ def _land_source(plan: _Plan, source: str, *, parents: bool) -> None:
     contents = source.rstrip("/").rpartition("/")[2] in ("", ".", "..")
     as_directory = contents or source.endswith("/")
     found = resolve(plan.tree, source, follow_last=as_directory)
-    entry = _existing(plan.tree, found)
-    if as_directory and not entry.is_dir:
+    if as_directory and not _existing(plan.tree, found).is_dir:
         raise _missing(source, found, "not a directory")
     if parents:
         if ".." in written:
             written = found.split("/") if found else []
         for depth in range(1, len(written)):
             above = "/".join(written[:depth])
-            plan.land(_existing(plan.tree, resolve(plan.tree, above, follow_last=True)), above)
-        plan.land_tree(entry, "/".join(written))
+            plan.land(resolve(plan.tree, above, follow_last=True), above, whole=False)
+        plan.land(found, "/".join(written), whole=True)
     else:
-        plan.land_tree(entry, "" if contents else written[-1])
+        plan.land(found, "" if contents else written[-1], whole=True)
 
 
 def resolve(tree: Listing, path: str, *, follow_last: bool = True) -> str:
