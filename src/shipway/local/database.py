@@ -216,7 +216,7 @@ CREATE TABLE IF NOT EXISTS uploads (
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PAGE = 1000
 """Rows that are in memory at a time, of lists that may be long."""
 
@@ -321,7 +321,9 @@ class Database(Connection):
                     where=str(self.path),
                     todo="upgrade Shipway",
                 )
-            if version < SCHEMA_VERSION:  # what is in a newer format only is more tables
+            if (
+                version < SCHEMA_VERSION
+            ):  # newer formats have more tables, and 5 has blocks in `contents`: both are read
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute("DELETE FROM checksums WHERE record IS NOT NULL")  # which format 4 has in `changes`
