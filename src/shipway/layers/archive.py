@@ -161,6 +161,8 @@ def split_members(data: bytes, location: SplitLocation, entries: Iterable[Entry]
                 yield a2b_base64(line.payload or ""), None
             elif line.type == _FILE and line.size:
                 yield b"", _file(line, next(files, None), where)
+        for entry in files:
+            raise Corrupt(f"its tar-split does not have {entry.path[:200]!r}", where=where)
     except (zstandard.ZstdError, msgspec.DecodeError, ValueError) as error:
         raise Corrupt(f"a tar-split that cannot be read: {error}", where=where) from error
 

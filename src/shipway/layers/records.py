@@ -107,7 +107,10 @@ class _Table:
 
     def _chunks(self, record: Record, more: Sequence[Record]) -> tuple[Chunk, ...]:
         """Return a file's chunks, which have to follow one another up to its end, inside the blob."""
-        apart, limit = self._apart, self._limit
+        apart = self._apart
+        if not more:  # as nearly all
+            end = (record.end_offset if apart else 0) or self._end_after(record.offset)
+            return (self._chunk(record, 0, record.size, end, record.chunk_digest or record.digest),)
         chunks: list[Chunk] = []
         start = 0
         for one, following in zip_longest((record, *more), more):
@@ -118,19 +121,23 @@ class _Table:
                 end = following.offset
             else:
                 end = record.end_offset or self._end_after(one.offset)
-            zeros = one.chunk_type == "zeros"
-            digest = "" if zeros else digest_of(one.chunk_digest or ("" if more else record.digest), "")
-            if (
-                one.chunk_offset != start
-                or size <= 0
-                or one.chunk_size not in (0, size)
-                or not 0 <= one.offset < end <= limit
-            ):
-                raise Corrupt("its chunks do not fit together")
-            inner = 0 if apart else one.inner_offset
-            chunks.append(Chunk(one.offset, end - one.offset, start, size, digest, zeros, inner))
+            chunks.append(self._chunk(one, start, size, end, one.chunk_digest))
             start += size
         return tuple(chunks)
+
+    def _chunk(self, one: Record, start: int, size: int, end: int, digest: str) -> Chunk:
+        """Return a chunk of `size` bytes from `start` of its file on, which in the blob ends at `end`."""
+        zeros = one.chunk_type == "zeros"
+        digest = "" if zeros else digest_of(digest, "")
+        offset = one.offset
+        if (
+            one.chunk_offset != start
+            or size <= 0
+            or one.chunk_size not in (0, size)
+            or not 0 <= offset < end <= self._limit
+        ):
+            raise Corrupt("its chunks do not fit together")
+        return Chunk(offset, end - offset, start, size, digest, zeros, 0 if self._apart else one.inner_offset)
 
     def _end_after(self, offset: int) -> int:
         """Return where the frame or piece ends that begins at `offset`, where a table does not say: the next begins."""

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
-from shipway.layers.agreement import Window, Witness
+from shipway.layers.agreement import Told, Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.chunked import MAX_TABLE
@@ -120,7 +120,7 @@ def unpack_archive(
     diff_id: str,
     sink: TreeSink,
     *,
-    table: Iterable[Entry],
+    table: Told,
     clones: Clones | None = None,
     limits: Limits | None = None,
 ) -> Unpacked:
@@ -139,7 +139,7 @@ def unpack_archive(
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
     oci.check_match(inflating.digest, diff_id, f"{where} put together")
-    unpacking.check(table)
+    table.check(witness, where)
     return Unpacked(inflating.digest, inflating.size, entries)
 
 

@@ -36,10 +36,10 @@ _CACHED = 16
 """Blocks that are in memory at a time, and layers whose blocks are, compressed."""
 _LAYER = 40
 """Bits of a content's number that say which it is in its layer's list; those above say which layer."""
-_Block = tuple[list[bytes], bytes]
+_Block = tuple[list[bytes], "array[int]"]
 K = TypeVar("K")
 V = TypeVar("V")
-_places: msgspec.msgpack.Decoder[_Block] = msgspec.msgpack.Decoder(_Block)
+_places = msgspec.msgpack.Decoder(tuple[list[bytes], bytes])
 
 
 class Place(NamedTuple):
@@ -62,12 +62,6 @@ class Noted:
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._frames = bytearray()
         self._ends = array("Q")
-
-    def passing(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield entries, each noted."""
-        for entry in entries:
-            self.add(entry)
-            yield entry
 
     def add(self, entry: Entry) -> None:
         """Take the next entry."""
@@ -188,12 +182,12 @@ class Known:
         block, index = divmod(index, layer.block)
         if block >= len(layer.ends):
             return None
-        paths, raw = self._blocks.get((record_id, block)) or _put(self._blocks, (record_id, block), layer.read(block))
-        if 16 * index >= len(raw):
+        at = record_id, block
+        paths, numbers = self._blocks.get(at) or _put(self._blocks, at, layer.read(block))
+        if 2 * index >= len(numbers):
             return None
-        at = array("Q")
-        at.frombytes(raw[16 * index : 16 * index + 16])
-        return Place(record_id, os.fsdecode(paths[at[0] // 2]), at[1], bool(at[0] % 2))
+        path, whole = divmod(numbers[2 * index], 2)
+        return Place(record_id, os.fsdecode(paths[path]), numbers[2 * index + 1], bool(whole))
 
     def _layer(self, record_id: str) -> _Layer:
         for (data,) in self._store.database.read("SELECT places FROM contents WHERE record = ?", record_id):
@@ -221,7 +215,8 @@ class _Layer(NamedTuple):
         """Return the paths in a block and, for each content, two numbers."""
         start = self.ends[block - 1] if block else 0
         data = zstandard.ZstdDecompressor().decompress(self.frames[start : self.ends[block]])
-        return _places.decode(data)
+        paths, numbers = _places.decode(data)
+        return paths, prefixes(numbers)
 
 
 def _put(cache: dict[K, V], key: K, value: V) -> V:

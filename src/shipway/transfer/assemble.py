@@ -14,6 +14,7 @@ from itertools import chain
 
 from shipway import oci
 from shipway.errors import Corrupt
+from shipway.layers.agreement import Told
 from shipway.layers.archive import (
     Followed,
     Member,
@@ -28,7 +29,7 @@ from shipway.layers.bounds import Bounds
 from shipway.layers.contents import ChunkReader
 from shipway.layers.estargz import Stargz, archive_end
 from shipway.layers.estargz_table import BEGIN
-from shipway.layers.formats import Stored, contents_of, form_of
+from shipway.layers.formats import Stored, contents_of, form_of, tells_times
 from shipway.layers.toc import TocLocation
 from shipway.local.contents import Noted, has_contents
 from shipway.local.kept import Pack
@@ -66,9 +67,10 @@ class Assembly:
 
         Raises `Corrupt` and its kinds for a table that makes no sense, or `TooLarge`.
         """
-        self.entries = read.entries
+        self.told = Told(read.entries, times=tells_times(descriptor, contents))
+        """What the table says, once the archive was read to its end."""
         self.noted = Noted()
-        """Where the contents will be, as far as entries of its `passing` were taken."""
+        """Where the contents will be, as far as the archive was read."""
         self.tables = read.fetched
         """Bytes of tables that were fetched."""
         self.here = 0
@@ -82,7 +84,7 @@ class Assembly:
         self._own = makes_own_headers(descriptor)
         self._stock = Stock(store, contents, self._place, stack)
         self.supply = self._stock.supply
-        self._stock.look(self._files(Bounds(store.limits, descriptor.size, self._where).counted(self.entries)))
+        self._stock.look(self._files(Bounds(store.limits, descriptor.size, self._where).counted(read.entries)))
         self.total = sum(span(chunks).length for chunks in runs(self._stock.missing))
         """The bytes that are to be fetched by ranges."""
         self._members: Iterator[Member] = iter(())
@@ -98,7 +100,12 @@ class Assembly:
 
         Raises what the remote raises, and `Corrupt` and its kinds for tables that make no sense.
         """
-        self._members = self._list(self._stock.follow(self._files(self.entries)))
+        self._members = self._list(self._stock.follow(self._files(self._noting())))
+
+    def _noting(self) -> Iterator[Entry]:
+        for entry in self.told:
+            self.noted.add(entry)
+            yield entry
 
     def _list(self, files: Iterable[Entry]) -> Iterator[Member]:
         if isinstance(self._contents, Stargz):

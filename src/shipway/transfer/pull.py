@@ -240,7 +240,7 @@ def _put_together(one: _Pull, assembly: Assembly, pieces: Iterator[Buffer]) -> R
             one.descriptor,
             one.diff_id,
             sink,
-            table=assembly.noted.passing(assembly.entries),
+            table=assembly.told,
             clones=assembly.supply,
             limits=one.task.store.limits,
         )
