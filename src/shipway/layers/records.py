@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain, zip_longest
-from typing import cast, get_args
+from typing import get_args
 
 import msgspec
 
@@ -29,6 +29,7 @@ from shipway.trees.listing import Listing
 _CHANGES = frozenset({"whiteout", "opaque"})
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind not in _CHANGES}
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)")
+_USUAL_TIME = len("2000-01-01T00:00:00.123456789Z")
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _SECOND = timedelta(seconds=1)
@@ -226,11 +227,11 @@ class TableListing(_Table, Listing):
 
 
 def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:
-    kind = cast(Kind, record.type)
+    kind, size = _KINDS[record.type], record.size
     if not path and kind != "dir":
         raise UnsafeEntry(f"a {kind} in the place of the root")
-    if len(path) > MAX_NAME or (record.size and kind != "reg"):
-        raise Corrupt(f"a {kind} of {record.size} bytes under a name of {len(path)}")
+    if len(path) > MAX_NAME or (size and kind != "reg"):
+        raise Corrupt(f"a {kind} of {size} bytes under a name of {len(path)}")
     check_owner(record.uid, record.gid, "")
     return Entry(
         path=path,
@@ -238,12 +239,12 @@ def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:
         mode=record.mode & 0o7777,
         uid=record.uid,
         gid=record.gid,
-        size=record.size,
+        size=size,
         mtime_ns=_time_ns(record.modtime) if record.modtime else 0,
         link=_link(record, kind) if kind in ("symlink", "hardlink") else "",
         dev=check_device(record.dev_major, record.dev_minor, "") if kind in ("char", "block") else (0, 0),
         xattrs=_xattrs(record) if record.xattrs or record.xattrs_raw else {},
-        digest=_content_digest(record, chunks) if record.size else "",
+        digest=_content_digest(record, chunks) if size else "",
         chunks=chunks,
     )
 
@@ -303,6 +304,9 @@ def _xattrs(record: Record) -> dict[str, bytes]:
 
 def _time_ns(text: str) -> int:
     """Return an RFC 3339 time in nanoseconds; the year 1's beginning, Go's zero, is none: 0."""
+    fraction = text[20:29]
+    if len(text) == _USUAL_TIME and text[19] == "." and text[29] == "Z" and fraction.isascii() and fraction.isdecimal():
+        return _usual_seconds(text[:19]) + int(fraction)
     match = _TIME.fullmatch(text)
     if not match:
         raise Corrupt(f"not a time: {text[:40]!r}")
@@ -314,6 +318,12 @@ def _time_ns(text: str) -> int:
     except ValueError as error:
         raise Corrupt(f"not a time: {text[:40]!r}") from error
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0"))
+
+
+@lru_cache(maxsize=4096)
+def _usual_seconds(date: str) -> int:
+    """Return the nanoseconds of a time without its fraction and zone."""
+    return _time_ns(date + "Z") if date + "Z" != _ZERO_TIME else _seconds(date, "Z") * 1_000_000_000
 
 
 @lru_cache(maxsize=4096)

@@ -36,6 +36,7 @@ _CACHED = 16
 """Blocks that are in memory at a time, and layers whose blocks are, compressed."""
 _LAYER = 40
 """Bits of a content's number that say which it is in its layer's list; those above say which layer."""
+_INDEX = (1 << _LAYER) - 1
 _Block = tuple[list[bytes], "array[int]"]
 K = TypeVar("K")
 V = TypeVar("V")
@@ -177,7 +178,7 @@ class Known:
 
     def place(self, number: int) -> Place | None:
         """Return where the content with a number is; None if somebody has noted other things since."""
-        record_id, index = self._records[(number >> _LAYER) - 1], number & (1 << _LAYER) - 1
+        record_id, index = self._records[(number >> _LAYER) - 1], number & _INDEX
         layer = self._layers.get(record_id) or _put(self._layers, record_id, self._layer(record_id))
         block, index = divmod(index, layer.block)
         if block >= len(layer.ends):

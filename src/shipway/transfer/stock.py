@@ -25,6 +25,7 @@ _KEPT = 1 << 63
 """Begins the number of what was fetched before and kept."""
 _WHOLE = 1 << 62
 """Begins the number of what is a part of a file all of whose content is in one place."""
+_NOTHING: dict[str, Piece] = {}
 
 
 class Chunks:
@@ -128,20 +129,18 @@ class Stock:
 
     def turn_to(self, chunk: Chunk, entry: Entry) -> bool:
         """Let `supply` give the next chunk, no hole; return whether it is likely to be here."""
-        number = self._next()
+        number = self._numbers[self._at]
         here = number > 0
-        self.piece = self._piece(number) if number & _KEPT else None
-        pieces = {chunk.digest: self.piece} if self.piece is not None else {}
+        self._at += 1
+        self.piece = self._piece(number) if number >= _KEPT else None
+        pieces = {chunk.digest: self.piece} if self.piece is not None else _NOTHING
         if isinstance(chunk, Followed):
-            number, pieces = self._next(), {}
-        place = self._known.place(number & ~_WHOLE) if number and not number & _KEPT else None
+            number, pieces = self._numbers[self._at], _NOTHING
+            self._at += 1
+        place = self._known.place(number & ~_WHOLE) if 0 < number < _KEPT else None
         digest = entry.digest if number & _WHOLE else chunk.digest
         self.supply.turn_to({digest: place} if place is not None else {}, pieces)
         return here
-
-    def _next(self) -> int:
-        self._at += 1
-        return self._numbers[self._at - 1]
 
     def _piece(self, number: int) -> Piece:
         pack, offset, length = self._pieces[3 * (number ^ _KEPT) : 3 * (number ^ _KEPT) + 3]

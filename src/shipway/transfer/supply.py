@@ -44,7 +44,7 @@ class Supply:
         self._files = {entry.path for entry in files}
         self._store = store
         self._places = places
-        self._pieces = dict(pieces)
+        self._pieces = pieces
         self._stack = stack
         self._clonable = store.can_clone
         self._whole: dict[str, tuple[Place, int]] = {}
@@ -69,7 +69,7 @@ class Supply:
 
     def turn_to(self, places: Mapping[str, Place], pieces: Mapping[str, Piece]) -> None:
         """Take contents from other places from now on."""
-        self._places, self._pieces = places, dict(pieces)
+        self._places, self._pieces = places, pieces
 
     def may_clone(self, entry: Entry) -> None:
         """Take notice that all of a file is in one place here."""
@@ -77,7 +77,7 @@ class Supply:
 
     def look_again(self, chunks: Iterable[Chunk]) -> None:
         """Take notice of chunks that were fetched meanwhile."""
-        self._pieces.update(self._store.kept.find(_digests(chunks, self._contents)))
+        self._pieces = {**self._pieces, **self._store.kept.find(_digests(chunks, self._contents))}
 
     def content(self, chunk: Chunk, entry: Entry) -> bytes | None:
         """Return the content of a chunk, checked against its digest; None if it cannot be had here."""
