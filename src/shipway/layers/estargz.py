@@ -139,10 +139,9 @@ def _text(table: Buffer, where: str) -> Iterator[Buffer]:
         head += piece
     left = number(head[124:136], where) if len(head) > BLOCK else 0
     for text in chain((head[BLOCK:],), pieces):
-        if not left:
-            return
-        yield text[:left]
-        left -= min(left, len(text))
+        if left:  # else it is only looked whether the end is whole
+            yield text[:left]
+            left -= min(left, len(text))
 
 
 def stargz(descriptor: Descriptor) -> Stargz | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +332,18 @@ class Database(Connection):
     def write(self) -> AbstractContextManager[sqlite3.Connection]:
         """Return a block inside `BEGIN IMMEDIATE`, which yields the connection; an exception rolls back."""
         return self.transaction("BEGIN IMMEDIATE")
+
+    def listed(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query, in its order, as they were at one moment; a page of them is in memory.
+
+        `NoSpace` if there is none for the file with the others.
+        """
+        with closing(self.aside()) as tables:
+            with tables.transaction() as db:
+                db.execute(f"CREATE TEMP TABLE listed AS {query}")
+            for page in tables.pages("SELECT rowid, * FROM listed WHERE rowid > ? ORDER BY rowid LIMIT ?"):
+                for row in page:
+                    yield row[1:]
 
     def aside(self, *, in_memory: bool = False) -> Connection:
         """Return a connection of its own, for temporary tables of what is in the database; to be closed.
