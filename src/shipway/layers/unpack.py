@@ -82,7 +82,8 @@ def unpack(
     with unpacking.inflating as inflating:
         try:
             buffers = inflating.buffers()
-            entries = unpacking.feed(_reporting(buffers, blob, progress) if progress else buffers)
+            keep = MAX_TABLE if contents is not None else 0
+            entries = unpacking.feed(_reporting(buffers, blob, progress) if progress else buffers, keep)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -192,11 +193,11 @@ class _Unpacking:
     def _make_bounds(self) -> Bounds | None:
         return Bounds(self._limits, self._size, self._where) if self._limits is not None else None
 
-    def feed(self, buffers: Iterator[Filled]) -> int:
-        """Give the sink all entries; return how many."""
+    def feed(self, buffers: Iterator[Filled], keep: int = 0) -> int:
+        """Give the sink all entries; return how many. A table inside the archive of up to `keep` bytes is kept."""
         entries = 0
         add, bounds = self._sink.add, self._bounds
-        reader = TarReader(Blocks(buffers), self._where, keep=MAX_TABLE if self._witness is not None else 0)
+        reader = TarReader(Blocks(buffers), self._where, keep=keep)
         for entry, content in reader if self._passing is None else self._passing.entries(reader):
             if bounds is not None:
                 bounds.count(entry)
