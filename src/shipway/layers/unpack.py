@@ -82,8 +82,8 @@ def unpack(
     with unpacking.inflating as inflating:
         try:
             buffers = inflating.buffers()
-            keep = MAX_TABLE if contents is not None else 0
-            entries = unpacking.feed(_reporting(buffers, blob, progress) if progress else buffers, keep)
+            buffers = _reporting(buffers, blob, progress) if progress else buffers
+            entries = unpacking.feed(buffers, MAX_TABLE if contents is not None else 0)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
