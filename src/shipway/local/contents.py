@@ -32,7 +32,7 @@ MOST = 4_000_000
 """Contents that are looked through at most, those of the newest layers."""
 BLOCK = 1024
 """Contents whose places are compressed together."""
-_CACHED = 16
+_CACHED = 64
 """Blocks that are in memory at a time, and layers whose blocks are, compressed."""
 _LAYER = 40
 """Bits of a content's number that say which it is in its layer's list; those above say which layer."""
@@ -221,9 +221,9 @@ class _Layer(NamedTuple):
 
 
 def _put(cache: dict[K, V], key: K, value: V) -> V:
-    """Let a cache have a value, which it returns, and not too many others."""
+    """Let a cache have a value, which it returns; of too many the one goes that it has had for longest."""
     if len(cache) >= _CACHED:
-        cache.clear()
+        del cache[next(iter(cache))]
     cache[key] = value
     return value
 
