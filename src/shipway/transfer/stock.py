@@ -45,11 +45,6 @@ class Chunks:
             chunk.offset, chunk.length, chunk.start, chunk.size, chunk.inner, until + 1, bool(digest), digest
         )
 
-    def add_from(self, other: Chunks, index: int) -> None:
-        """Take one of those of another."""
-        size = self._packed.size
-        self._data += other._data[index * size : (index + 1) * size]
-
     def __iter__(self) -> Iterator[Chunk]:
         for offset, length, start, size, inner, until, known, raw in self._packed.iter_unpack(self._data):
             digest = f"sha256:{raw.hex()}" if known else ""
@@ -91,8 +86,9 @@ class Stock:
             whole = prefix(entry.digest) if entry.digest else 0
             for chunk in entry.chunks:
                 if not chunk.zeros:
-                    followed = isinstance(chunk, Followed)
-                    some.add(chunk, prefix(self._place(chunk) if followed else chunk.digest), whole)
+                    some.chunks.append(chunk)
+                    some.own.append(prefix(self._place(chunk) if isinstance(chunk, Followed) else chunk.digest))
+                    some.whole.append(whole)
             if len(some.own) >= LOOK:
                 self._settle(some)
                 some = _Some()
@@ -102,12 +98,13 @@ class Stock:
         found = self._known.find({*some.own, *some.whole})
         kept = self._kept.locate(set(some.own) - found.keys())
         numbers = self._numbers
-        for index, (own, whole, followed) in enumerate(zip(some.own, some.whole, some.followed, strict=True)):
+        for chunk, own, whole in zip(some.chunks, some.own, some.whole, strict=True):
+            followed = isinstance(chunk, Followed)
             number = found[whole] | _WHOLE if whole in found else found.get(own, 0)
             if followed or not number:
                 number, other = (self._keep(kept[own]) if own in kept else 0), number
                 if not number:
-                    self.missing.add_from(some.chunks, index)
+                    self.missing.add(chunk)
                 if followed:
                     numbers.append(number)
                     number = other
@@ -148,16 +145,9 @@ class Stock:
 
 
 class _Some:
-    """Chunks that are looked for at a time, by the beginnings of their digests and of those of their files."""
+    """Chunks that are looked for at a time, the beginnings of their digests and of those of their files."""
 
     def __init__(self) -> None:
-        self.chunks = Chunks()
+        self.chunks: list[Chunk] = []
         self.own = array("Q")
         self.whole = array("Q")
-        self.followed = bytearray()
-
-    def add(self, chunk: Chunk, own: int, whole: int) -> None:
-        self.chunks.add(chunk)
-        self.own.append(own)
-        self.whole.append(whole)
-        self.followed.append(isinstance(chunk, Followed))
