@@ -84,6 +84,24 @@ def test_a_page_of_refs_is_in_memory_at_a_time(full: Cache, run: Callable[[Cache
     assert used < 4_000_000  # 200 bytes for each would be as much
 
 
+def verified(cache: Cache) -> Iterator[Any]:
+    """Yield something for each record that was looked at, nothing of which is wrong."""
+    seen: Counter[str] = Counter()
+    assert cache.verify(progress=lambda progress: seen.update([progress.task])) == []
+    yield from range(seen["verify snapshots"] - 1)
+
+
+@pytest.mark.slow
+def test_verify_has_a_page_of_records_in_memory_beside_the_layer_it_reads(full: Cache, tmp_path: Path) -> None:
+    with Cache.open(tmp_path / "few", driver="native") as few:
+        fill(few, 20)
+        count, needed = taken(lambda: verified(few))
+        assert count == 20
+    count, used = taken(lambda: verified(full))
+    assert count == MANY
+    assert used < needed + 1_000_000  # 50 bytes for each would be as much
+
+
 def in_one_queue(rows: list[UsageRecord]) -> list[str]:
     """Return the order in which refs go: least recently used first, often used later, children before parents."""
     times = sorted({row.last_used or row.created for row in rows})
@@ -185,7 +203,7 @@ def test_opening_a_store_compares_its_rows_and_its_files_beside_memory(full: Cac
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_million_refs_are_shown_and_pruned_on_150_mb(tmp_path: Path) -> None:
+def test_a_million_refs_are_shown_verified_and_pruned_on_150_mb(tmp_path: Path) -> None:
     count = 1_000_000
     with Cache.open(tmp_path / "store", driver="native") as cache:
         fill(cache, count)
@@ -193,6 +211,7 @@ def test_a_million_refs_are_shown_and_pruned_on_150_mb(tmp_path: Path) -> None:
         "ls": measured(tmp_path / "store", "ls"),
         "key ls": measured(tmp_path / "store", "--json", "key", "ls"),
         "du": measured(tmp_path / "store", "--json", "du"),
+        "verify": measured(tmp_path / "store", "verify"),
         "prune --dry-run": measured(tmp_path / "store", "prune", "--dry-run", "--max-used-space", "1MB"),
         "prune": measured(tmp_path / "store", "prune"),
     }

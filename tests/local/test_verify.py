@@ -359,3 +359,23 @@ def test_a_lack_of_descriptors_is_not_taken_for_damage(cache: Cache) -> None:
     assert refused
     assert cache.verify(repair=True) == []
     assert chain.is_intact()
+
+
+def test_records_that_stand_on_each_other_are_named_and_the_others_are_looked_at(cache: Cache) -> None:
+    chain = Chain(cache)
+    flip(chain.snapshot(chain.base) / "fs/one")
+    names = [f"{letter}{chain.base[1:]}" for letter in "wxyz"]
+    with cache.store.database.write() as db:
+        for name in names:
+            db.execute(
+                "INSERT INTO records SELECT ?, 'merge', 0, NULL, NULL, NULL, NULL, NULL, policy, record_type,"
+                " description, labels, created, last_used, usage_count FROM records WHERE id = ?",
+                (name, chain.base),
+            )
+        for record, position, parent in [(0, 0, 1), (1, 0, 2), (2, 0, 1), (3, 0, 0)]:
+            db.execute("INSERT INTO parents VALUES (?, ?, ?)", (names[record], position, names[parent]))
+        db.execute("INSERT INTO parents VALUES (?, 1, ?)", (names[1], chain.base))
+    snapshot, row = cache.verify()
+    assert (snapshot.kind, snapshot.where) == ("snapshot", chain.base)
+    circle = row.what.removeprefix("records stand on each other: ").split(", ")
+    assert (row.where, sorted(circle)) == ("parents", names[1:3])

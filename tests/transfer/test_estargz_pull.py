@@ -34,7 +34,7 @@ from shipway.progress import ProgressCallback
 from shipway.server import serving
 from shipway.server.store_backend import StoreBackend
 from shipway.transfer.assemble import Assembly
-from shipway.transfer.chunked import keep, read_table
+from shipway.transfer.chunked import keep, stream_table
 from shipway.transfer.pull import pull
 from shipway.trees.entry import Chunk, Entry
 
@@ -369,7 +369,7 @@ def test_whatever_is_here_the_archive_is_that_of_the_blob(  # noqa: PLR0917  eac
     assert contents is not None
     with closing(Store(tmp_path / "store", "native")) as store, ExitStack() as stack:
         store.kept.free()
-        read = read_table(remote, layer, contents, store.kept)
+        read = stream_table(remote, layer, contents, store.kept)
         with store.kept.writing() as pack:
             for one in (chunk for entry in read.entries for chunk in entry.chunks):
                 if choice.random() < 0.5:

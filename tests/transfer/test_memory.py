@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from support.peak import measured, peak
 
+from shipway import Cache, Way
+
 LIMIT = 200_000_000
 MANY = 150_000_000
 MIB = 1 << 20
@@ -100,20 +102,31 @@ def test_many_small_files_are_pushed_pulled_and_extracted_on_little_memory(files
 
 
 def small_files(tmp_path: Path, files: int) -> dict[str, int]:
-    """Return how much memory is taken by moving a layer of many files, all different, as a command each."""
+    """Return how much memory is taken by moving a layer of many files, all different, as a command each.
+
+    And another, that differs in one of them: where the first is, that is put together.
+    """
     tree, layout = tmp_path / "tree", f"oci-layout://{tmp_path / 'layout'}:x"
     for number in range(files):
         path = tree / f"{number // 10_000}" / f"{number // 100}" / f"{number}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"content of %d\n" % number * (1 + number % 20))
     measured(tmp_path / "mine", "commit", tree, "--key", "many")
+    (tree / "0" / "0" / "7").write_bytes(b"another content")
+    measured(tmp_path / "mine", "commit", tree, "--key", "others")
     shutil.rmtree(tree)
     peaks = {}
     for form in ("zstd:chunked", "estargz"):
-        peaks[f"push {form}"] = measured(
-            tmp_path / "mine", "push", "key:many", layout, "--force", "--compression", form
-        )
-        peaks[f"pull {form}"] = measured(tmp_path / "other", "pull", layout)
+        for key, what in (("many", "pull"), ("others", "put together")):
+            peaks[f"push {key} {form}"] = measured(
+                tmp_path / "mine", "push", f"key:{key}", layout, "--force", "--compression", form
+            )
+            peaks[f"{what} {form}"] = measured(tmp_path / "other", "pull", layout)
+        with Cache.open(tmp_path / "other") as cache:
+            last = list(cache.disk_usage())[-1].id
+            report = cache.explain_ref(last).pulled
+            assert report is not None
+            assert [layer.way for layer in report.layers] == [Way.ASSEMBLED]
         shutil.rmtree(tmp_path / "other")
         if form == "zstd:chunked":
             one, everything = tmp_path / "one", tmp_path / "everything"

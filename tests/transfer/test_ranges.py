@@ -87,4 +87,4 @@ def test_chunks_that_are_compressed_together_come_in_one_range() -> None:
 
 
 def test_chunks_that_go_back_come_in_ranges_of_their_own() -> None:
-    assert len(runs([Chunk(1000, 100, 0, 10, ""), Chunk(500, 600, 0, 10, ""), Chunk(500, 600, 0, 10, "")])) == 2
+    assert len(list(runs([Chunk(1000, 100, 0, 10, ""), Chunk(500, 600, 0, 10, ""), Chunk(500, 600, 0, 10, "")]))) == 2

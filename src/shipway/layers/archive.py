@@ -12,24 +12,24 @@ import io
 import re
 import sys
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
 import msgspec
 import zstandard
 from msgspec.structs import replace
 
-from shipway import oci
 from shipway.errors import Corrupt, Invalid
 from shipway.layers import chunked
 from shipway.layers.blocks import padding
 from shipway.layers.headers import END_OF_ARCHIVE, archive_name, header
-from shipway.layers.toc import TocLocation
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry, clean_archive_path
 
-Member = tuple[bytes, Entry | None]
+Member = tuple[Buffer, Entry | None]
 """Raw bytes of the archive, and the file whose content follows them, if one does."""
 
 
@@ -42,10 +42,10 @@ class SplitLocation:
     uncompressed: int
 
 
-class _SplitDigest(msgspec.Struct, rename="camel"):
-    """What a table of contents says of the tar-split."""
+class Followed(Chunk, frozen=True, array_like=True, gc=False):
+    """A chunk that is wanted with what follows it in what it is compressed in; see `ChunkReader.content`."""
 
-    tar_split_digest: str = ""
+    until: int = 0
 
 
 class _Line(msgspec.Struct):
@@ -59,6 +59,10 @@ class _Line(msgspec.Struct):
 
 
 _FILE, _SEGMENT = 1, 2
+MAX_SPLIT = 4 << 30
+"""Most bytes of a tar-split, of which a line is in memory at a time."""
+_LINE = 16 << 20
+"""Longest line of one, in bytes."""
 _ALL = sys.maxsize
 _HEAD = Entry(path="", kind="reg", chunks=(Chunk(0, 0, 0, 0, ""),))
 _line = msgspec.json.Decoder(_Line)
@@ -77,10 +81,12 @@ def split_location(descriptor: Descriptor) -> SplitLocation | None:
         return None
     found = SplitLocation(int(match[1]), int(match[2]), int(match[3]))
     fits = found.length and found.offset + found.length <= descriptor.size
-    return found if fits and max(found.length, found.uncompressed) <= chunked.MAX_TABLE else None
+    return found if fits and found.length <= chunked.MAX_TABLE and found.uncompressed <= MAX_SPLIT else None
 
 
-def own_members(entries: Iterable[Entry], begin: bytes = b"", end: bytes = END_OF_ARCHIVE) -> Iterator[Member]:
+def own_members(
+    entries: Iterable[Entry], begin: bytes = b"", end: Iterable[Buffer] = (END_OF_ARCHIVE,)
+) -> Iterator[Member]:
     """Yield the archive's members with the headers that Shipway makes of a table's entries; `Corrupt` if it cannot.
 
     `begin` and `end` are what comes before and after them.
@@ -94,21 +100,31 @@ def own_members(entries: Iterable[Entry], begin: bytes = b"", end: bytes = END_O
             raise Corrupt(error.what, where=error.where) from error
         yield raw, entry if entry.size else None
         missing = padding(entry.size)
-    yield bytes(missing) + end, None
+    yield bytes(missing), None
+    for piece in end:
+        yield piece, None
 
 
-def with_tails(entries: Iterable[Entry], end: int, where: str) -> tuple[list[Entry], dict[Chunk, int]]:
-    """Return all of an eStargz archive before its table, which is at `end` of the blob: files, and what follows them.
+def with_tails(entries: Iterable[Entry], end: int, where: str) -> Iterator[Entry]:
+    """Yield all of an eStargz archive before its table, which is at `end` of the blob: files, and what follows them.
 
     The chunks of these files reach up to one another; before the others is one without content, which the first headers
-    follow. For the last chunk of each file it is said how far what follows reaches in what it is compressed
-    in, see `ChunkReader.content`. `Corrupt` if chunks are not in the order that they have in the blob.
+    follow. The last chunk of each file is `Followed`. Files that are compressed together are in memory at a time.
+    `Corrupt` if chunks are not in the order that they have in the blob.
     """
-    files = [_HEAD, *(entry for entry in entries if entry.size)]
+    files: deque[Entry] = deque()
+    for file in chain((_HEAD,), (entry for entry in entries if entry.size)):
+        if files and file.chunks[0].offset != files[-1].chunks[-1].offset:
+            yield from _reaching(files, file.chunks[0], end, where)
+            files.clear()
+        files.append(file)
+    yield from _reaching(files, None, end, where)
+
+
+def _reaching(files: Iterable[Entry], following: Chunk | None, end: int, where: str) -> Iterator[Entry]:
+    """Yield files, each with chunks that reach up to the next, up to the one that is `following`, or the `end`."""
     made: list[Entry] = []
-    tails: dict[Chunk, int] = {}
-    following: Chunk | None = None
-    for file in reversed(files):
+    for file in reversed(tuple(files)):
         chunks: list[Chunk] = []
         for chunk in reversed(file.chunks):
             until = _ALL
@@ -120,28 +136,23 @@ def with_tails(entries: Iterable[Entry], end: int, where: str) -> tuple[list[Ent
             if chunk.zeros or length <= 0 or until < size:
                 raise Corrupt("its table of contents has chunks that cannot follow one another", where=where)
             following = replace(chunk, length=length)
-            if not chunks:
-                tails[following] = until
-            chunks.append(following)
+            last = chunk.offset, length, chunk.start, chunk.size, chunk.digest, False, chunk.inner, until
+            chunks.append(following if chunks else Followed(*last))
         made.append(replace(file, chunks=tuple(reversed(chunks))))
-    return made[::-1], tails
-
-
-def check_split(data: bytes, table: bytes, location: TocLocation, where: str) -> None:
-    """Raise `DigestMismatch` if the compressed `table` speaks of another tar-split than `data`."""
-    reader = zstandard.ZstdDecompressor().stream_reader(table, read_across_frames=True)
-    digest = oci.decode(reader.read(location.uncompressed), _SplitDigest, where).tar_split_digest
-    if digest:
-        oci.check_match(oci.sha256(data), digest, f"{where}, tar-split")
+    return reversed(made)
 
 
 def split_members(data: bytes, location: SplitLocation, entries: Iterable[Entry], where: str) -> Iterator[Member]:
-    """Yield the archive's members as the tar-split `data`, compressed, has them; `Corrupt` if that makes no sense."""
-    files: Mapping[str, Entry] = {entry.path: entry for entry in entries if entry.size}
+    """Yield the archive's members as the tar-split `data`, compressed, has them, whose files are in the table's order.
+
+    `Corrupt` if that makes no sense.
+    """
+    files = (entry for entry in entries if entry.size)
     left = location.uncompressed
     try:
         reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-        for text in io.BufferedReader(cast("io.RawIOBase", reader), 1 << 20):  # of which only reading is used
+        lines = io.BufferedReader(cast("io.RawIOBase", reader), 1 << 20)  # of which only reading is used
+        while text := lines.readline(_LINE):
             left -= len(text)
             if left < 0:
                 raise Corrupt("a tar-split that is longer than was promised", where=where)
@@ -149,15 +160,16 @@ def split_members(data: bytes, location: SplitLocation, entries: Iterable[Entry]
             if line.type == _SEGMENT:
                 yield a2b_base64(line.payload or ""), None
             elif line.type == _FILE and line.size:
-                yield b"", _file(line, files, where)
+                yield b"", _file(line, next(files, None), where)
+        for entry in files:
+            raise Corrupt(f"its tar-split does not have {entry.path[:200]!r}", where=where)
     except (zstandard.ZstdError, msgspec.DecodeError, ValueError) as error:
         raise Corrupt(f"a tar-split that cannot be read: {error}", where=where) from error
 
 
-def _file(line: _Line, files: Mapping[str, Entry], where: str) -> Entry:
+def _file(line: _Line, entry: Entry | None, where: str) -> Entry:
     name = a2b_base64(line.name_raw).decode("utf-8", "surrogateescape") if line.name_raw else line.name
-    entry = files.get(clean_archive_path(name, where))
-    if entry is None or entry.size != line.size:
+    if entry is None or entry.size != line.size or entry.path != clean_archive_path(name, where):
         raise Corrupt(f"table of contents and tar-split disagree about {name[:200]!r}", where=where)
     return entry
 

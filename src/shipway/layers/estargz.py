@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import ClassVar, cast
 
 from isal import igzip_lib, isal_zlib
@@ -39,6 +41,8 @@ _FOOTER = re.compile(
 )
 _TAIL = 128 << 10
 """Bytes of a blob's end that are asked for at first: most tables are in there."""
+_STEP = 16 << 10
+"""Compressed bytes that are inflated at a time, where all of it is not needed at once."""
 _GZIP = 31
 # The package's stubs take these classes for instances.
 _ERRORS = (cast(type[Exception], isal_zlib.error), cast(type[Exception], igzip_lib.IsalError))
@@ -68,10 +72,16 @@ class Stargz:
 
     def parse(self, table: bytes, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
-        plain = archive_end(table, where)
-        size = number(plain[124:136], where) if len(plain) > BLOCK else 0
-        text = memoryview(plain)[BLOCK : BLOCK + size]
-        return TableListing(self._checked(lambda: iter((text,)), where), self.size - len(table), where, apart=False)
+        text = self._checked(partial(_text, table, where), where)
+        return TableListing(text, self.size - len(table), where, apart=False)
+
+    def entries(self, table: bytes, where: str) -> Iterable[Entry]:
+        """Return the entries, to be gone through any number of times; of these none is kept.
+
+        Raises as `parse` does; of what an entry says not before it is reached.
+        """
+        text = self._checked(partial(_text, table, where), where)
+        return TableEntries(text, self.size - len(table), where, apart=False)
 
     @property
     def passing(self) -> tuple[int, int]:
@@ -116,9 +126,22 @@ class Stargz:
         """Return None: chunks have digests of their own."""
 
 
-def archive_end(table: Buffer, where: str) -> bytes:
-    """Return what an archive has from its table's header on, given the table as it is stored."""
-    return inflated(table, MAX_TABLE, where)
+def archive_end(table: Buffer, where: str) -> Iterator[bytes]:
+    """Yield what an archive has from its table's header on, given the table as it is stored."""
+    return inflated_pieces(table, MAX_TABLE, where)
+
+
+def _text(table: Buffer, where: str) -> Iterator[Buffer]:
+    """Yield the JSON of a table as it is stored; nothing of it was checked."""
+    pieces = archive_end(table, where)
+    head = b""
+    while len(head) <= BLOCK and (piece := next(pieces, None)) is not None:
+        head += piece
+    left = number(head[124:136], where) if len(head) > BLOCK else 0
+    for text in chain((head[BLOCK:],), pieces):
+        if left:  # else it is only looked whether the end is whole
+            yield text[:left]
+            left -= min(left, len(text))
 
 
 def stargz(descriptor: Descriptor) -> Stargz | None:
@@ -140,9 +163,38 @@ def inflated(data: Buffer, limit: int, where: str) -> bytes:
             left -= len(piece)
             if not member.eof:
                 if left:
-                    raise Truncated("gzip data ends before its end-of-stream marker", where=where)
+                    raise _truncated(where)
                 break
             rest = member.unused_data
     except _ERRORS as error:
-        raise Corrupt(f"not gzip data: {error}", where=where) from error
+        raise _corrupt(error, where) from error
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def inflated_pieces(data: Buffer, limit: int, where: str) -> Iterator[bytes]:
+    """Yield what `inflated` returns, piece by piece: at most a thousand times `_STEP` bytes at a time."""
+    view = memoryview(data)
+    member, at, left, ended = isal_zlib.decompressobj(_GZIP), 0, limit, True
+    while left and at < len(view):
+        step = view[at : at + _STEP]
+        try:
+            piece = member.decompress(step)
+        except _ERRORS as error:
+            raise _corrupt(error, where) from error
+        at += len(step) - len(member.unused_data)
+        piece = piece[:left]
+        left -= len(piece)
+        ended = member.eof
+        if ended:
+            member = isal_zlib.decompressobj(_GZIP)
+        yield piece
+    if left and not ended:
+        raise _truncated(where)
+
+
+def _corrupt(error: Exception, where: str) -> Corrupt:
+    return Corrupt(f"not gzip data: {error}", where=where)
+
+
+def _truncated(where: str) -> Truncated:
+    return Truncated("gzip data ends before its end-of-stream marker", where=where)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import chain, islice, takewhile, zip_longest
-from typing import cast, get_args
+from typing import get_args
 
 from shipway.errors import Corrupt, UnsafeEntry
 from shipway.layers.chunked import Record
@@ -29,6 +29,7 @@ from shipway.trees.paths import PackedKinds, PackedPaths
 _CHANGES = frozenset({"whiteout", "opaque"})
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind not in _CHANGES}
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)")
+_USUAL_TIME = len("2000-01-01T00:00:00.123456789Z")
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _SECOND = timedelta(seconds=1)
@@ -99,7 +100,10 @@ class _Table:
 
     def _chunks(self, record: Record, more: Sequence[Record]) -> tuple[Chunk, ...]:
         """Return a file's chunks, which have to follow one another up to its end, inside the blob."""
-        apart, limit = self._apart, self._limit
+        apart = self._apart
+        if not more:  # as nearly all
+            end = (record.end_offset if apart else 0) or self._end_after(record.offset)
+            return (self._chunk(record, 0, record.size, end, record.chunk_digest or record.digest),)
         chunks: list[Chunk] = []
         start = 0
         for one, following in zip_longest((record, *more), more):
@@ -110,19 +114,23 @@ class _Table:
                 end = following.offset
             else:
                 end = record.end_offset or self._end_after(one.offset)
-            zeros = one.chunk_type == "zeros"
-            digest = "" if zeros else digest_of(one.chunk_digest or ("" if more else record.digest), "")
-            if (
-                one.chunk_offset != start
-                or size <= 0
-                or one.chunk_size not in (0, size)
-                or not 0 <= one.offset < end <= limit
-            ):
-                raise Corrupt("its chunks do not fit together")
-            inner = 0 if apart else one.inner_offset
-            chunks.append(Chunk(one.offset, end - one.offset, start, size, digest, zeros, inner))
+            chunks.append(self._chunk(one, start, size, end, one.chunk_digest))
             start += size
         return tuple(chunks)
+
+    def _chunk(self, one: Record, start: int, size: int, end: int, digest: str) -> Chunk:
+        """Return a chunk of `size` bytes from `start` of its file on, which in the blob ends at `end`."""
+        zeros = one.chunk_type == "zeros"
+        digest = "" if zeros else digest_of(digest, "")
+        offset = one.offset
+        if (
+            one.chunk_offset != start
+            or size <= 0
+            or one.chunk_size not in (0, size)
+            or not 0 <= offset < end <= self._limit
+        ):
+            raise Corrupt("its chunks do not fit together")
+        return Chunk(offset, end - offset, start, size, digest, zeros, 0 if self._apart else one.inner_offset)
 
     def _end_after(self, offset: int) -> int:
         """Return where the frame or piece ends that begins at `offset`, where a table does not say: the next begins."""
@@ -267,11 +275,11 @@ def _groups(records: Iterable[Record]) -> Iterator[tuple[Record, Sequence[Record
 
 
 def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:
-    kind = cast(Kind, record.type)
+    kind, size = _KINDS[record.type], record.size
     if not path and kind != "dir":
         raise UnsafeEntry(f"a {kind} in the place of the root")
-    if len(path) > MAX_NAME or (record.size and kind != "reg"):
-        raise Corrupt(f"a {kind} of {record.size} bytes under a name of {len(path)}")
+    if len(path) > MAX_NAME or (size and kind != "reg"):
+        raise Corrupt(f"a {kind} of {size} bytes under a name of {len(path)}")
     check_owner(record.uid, record.gid, "")
     return Entry(
         path=path,
@@ -279,12 +287,12 @@ def _entry(record: Record, path: str, chunks: tuple[Chunk, ...]) -> Entry:
         mode=record.mode & 0o7777,
         uid=record.uid,
         gid=record.gid,
-        size=record.size,
+        size=size,
         mtime_ns=_time_ns(record.modtime) if record.modtime else 0,
         link=_link(record, kind) if kind in ("symlink", "hardlink") else "",
         dev=check_device(record.dev_major, record.dev_minor, "") if kind in ("char", "block") else (0, 0),
         xattrs=_xattrs(record) if record.xattrs or record.xattrs_raw else {},
-        digest=_content_digest(record, chunks) if record.size else "",
+        digest=_content_digest(record, chunks) if size else "",
         chunks=chunks,
     )
 
@@ -344,6 +352,9 @@ def _xattrs(record: Record) -> dict[str, bytes]:
 
 def _time_ns(text: str) -> int:
     """Return an RFC 3339 time in nanoseconds; the year 1's beginning, Go's zero, is none: 0."""
+    fraction = text[20:29]
+    if len(text) == _USUAL_TIME and text[19] == "." and text[29] == "Z" and fraction.isascii() and fraction.isdecimal():
+        return _usual_seconds(text[:19]) + int(fraction)
     match = _TIME.fullmatch(text)
     if not match:
         raise Corrupt(f"not a time: {text[:40]!r}")
@@ -355,6 +366,12 @@ def _time_ns(text: str) -> int:
     except ValueError as error:
         raise Corrupt(f"not a time: {text[:40]!r}") from error
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0"))
+
+
+@lru_cache(maxsize=4096)
+def _usual_seconds(date: str) -> int:
+    """Return the nanoseconds of a time without its fraction and zone."""
+    return _time_ns(date + "Z") if date + "Z" != _ZERO_TIME else _seconds(date, "Z") * 1_000_000_000
 
 
 @lru_cache(maxsize=4096)

@@ -76,6 +76,15 @@ def records_in(text: bytes) -> list[Record]:
     return _records.decode(b"[" + text + b"]")
 
 
+def split_digest(text: Text, where: str) -> str:
+    """Return the digest of the tar-split that a table speaks of, empty for none; raises as `batches` does."""
+    reader = _Reader(text(), where, BATCH)
+    found = reader.take(_beginning).tar_split_digest
+    while reader.take(_batch) is not None:
+        pass
+    return reader.take(_ending)[1].tar_split_digest or found
+
+
 class _Reader:
     """The part of a text that was read and not used."""
 

@@ -17,7 +17,7 @@ from shipway.layers import chunked
 from shipway.layers.compressing import Compressing, decompressed_pieces
 from shipway.layers.contents import Fetch, read_chunk
 from shipway.layers.records import TableEntries, TableListing, digest_of
-from shipway.layers.table_text import Text
+from shipway.layers.table_text import Text, split_digest
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
@@ -45,6 +45,17 @@ class TocLocation:
     def parse(self, table: bytes, where: str) -> Listing:
         """Return its entries; see `parse_toc`."""
         return parse_toc(table, self, where)
+
+    def entries(self, table: bytes, where: str) -> Iterable[Entry]:
+        """Return its entries, to be gone through any number of times; of these none is kept.
+
+        Raises as `parse` does; of what an entry says not before it is reached.
+        """
+        return TableEntries(_text(table, self, where), self.offset, where)
+
+    def split_digest(self, table: bytes, where: str) -> str:
+        """Return the digest of the tar-split that its table, which was checked, speaks of; empty for none."""
+        return split_digest(partial(decompressed_pieces, table), where)
 
     @property
     def passing(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, Self
 
 from shipway import oci
 from shipway.errors import Corrupt, SizeMismatch
-from shipway.layers.agreement import Window, Witness
+from shipway.layers.agreement import Told, Window, Witness
 from shipway.layers.blocks import BUFFER_SIZE, Blocks, Filled
 from shipway.layers.bounds import BoundedSource, Bounds
 from shipway.layers.chunked import MAX_TABLE
@@ -82,7 +82,8 @@ def unpack(
     with unpacking.inflating as inflating:
         try:
             buffers = inflating.buffers()
-            entries = unpacking.feed(_reporting(buffers, blob, progress) if progress else buffers)
+            buffers = _reporting(buffers, blob, progress) if progress else buffers
+            entries = unpacking.feed(buffers, MAX_TABLE if contents is not None else 0)
         except Corrupt:
             # Whether the blob was damaged on its way, or made so, is for its digest to say.
             inflating.stop()
@@ -120,7 +121,7 @@ def unpack_archive(
     diff_id: str,
     sink: TreeSink,
     *,
-    table: Iterable[Entry],
+    table: Told,
     clones: Clones | None = None,
     limits: Limits | None = None,
 ) -> Unpacked:
@@ -139,7 +140,7 @@ def unpack_archive(
         entries = unpacking.feed(inflating.buffers())
         inflating.stop()
     oci.check_match(inflating.digest, diff_id, f"{where} put together")
-    unpacking.check(table)
+    table.check(witness, where)
     return Unpacked(inflating.digest, inflating.size, entries)
 
 
@@ -192,11 +193,11 @@ class _Unpacking:
     def _make_bounds(self) -> Bounds | None:
         return Bounds(self._limits, self._size, self._where) if self._limits is not None else None
 
-    def feed(self, buffers: Iterator[Filled]) -> int:
-        """Give the sink all entries; return how many."""
+    def feed(self, buffers: Iterator[Filled], keep: int = 0) -> int:
+        """Give the sink all entries; return how many. A table inside the archive of up to `keep` bytes is kept."""
         entries = 0
         add, bounds = self._sink.add, self._bounds
-        reader = TarReader(Blocks(buffers), self._where, keep=MAX_TABLE if self._witness is not None else 0)
+        reader = TarReader(Blocks(buffers), self._where, keep=keep)
         for entry, content in reader if self._passing is None else self._passing.entries(reader):
             if bounds is not None:
                 bounds.count(entry)

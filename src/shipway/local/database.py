@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ CREATE TABLE IF NOT EXISTS uploads (
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PAGE = 1000
 """Rows that are in memory at a time, of lists that may be long."""
 
@@ -321,7 +321,9 @@ class Database(Connection):
                     where=str(self.path),
                     todo="upgrade Shipway",
                 )
-            if version < SCHEMA_VERSION:  # what is in a newer format only is more tables
+            if (
+                version < SCHEMA_VERSION
+            ):  # newer formats have more tables, and 5 has blocks in `contents`: both are read
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute("DELETE FROM checksums WHERE record IS NOT NULL")  # which format 4 has in `changes`
@@ -330,6 +332,18 @@ class Database(Connection):
     def write(self) -> AbstractContextManager[sqlite3.Connection]:
         """Return a block inside `BEGIN IMMEDIATE`, which yields the connection; an exception rolls back."""
         return self.transaction("BEGIN IMMEDIATE")
+
+    def listed(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query, in its order, as they were at one moment; a page of them is in memory.
+
+        `NoSpace` if there is none for the file with the others.
+        """
+        with closing(self.aside()) as tables:
+            with tables.transaction() as db:
+                db.execute(f"CREATE TEMP TABLE listed AS {query}")
+            for page in tables.pages("SELECT rowid, * FROM listed WHERE rowid > ? ORDER BY rowid LIMIT ?"):
+                for row in page:
+                    yield row[1:]
 
     def aside(self, *, in_memory: bool = False) -> Connection:
         """Return a connection of its own, for temporary tables of what is in the database; to be closed.

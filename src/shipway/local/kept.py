@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -63,16 +63,20 @@ class Kept:
     def find(self, digests: Iterable[str]) -> dict[str, Piece]:
         """Return where those of `digests` are that are here, and note that they were used."""
         wanted = {prefix(digest): digest for digest in digests}
-        found: dict[str, Piece] = {}
+        return {wanted[key]: piece for key, piece in self.locate(wanted).items()}
+
+    def locate(self, wanted: Collection[int]) -> dict[int, Piece]:
+        """Return where those of `wanted`, beginnings of digests, are that are here, and note that they were used."""
+        found: dict[int, Piece] = {}
         used: set[str] = set()
-        rows = self._database.read("SELECT name, digests, places FROM kept ORDER BY used DESC") if wanted else ()
-        for name, known, places in rows:
-            for key, index in matching(wanted, known):
-                if wanted[key] not in found:
-                    at = array("Q")
-                    at.frombytes(places[16 * index : 16 * index + 16])
-                    found[wanted[key]] = Piece(name, at[0], at[1])
-                    used.add(name)
+        for (name,) in self._database.read("SELECT name FROM kept ORDER BY used DESC") if wanted else ():
+            for known, places in self._database.read("SELECT digests, places FROM kept WHERE name = ?", name):
+                for key, index in matching(wanted, known):
+                    if key not in found:
+                        at = array("Q")
+                        at.frombytes(places[16 * index : 16 * index + 16])
+                        found[key] = Piece(name, at[0], at[1])
+                        used.add(name)
         if used:
             with self._database.write() as db:
                 db.executemany("UPDATE kept SET used = ? WHERE name = ?", [(time.time_ns(), name) for name in used])

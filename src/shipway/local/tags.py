@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -98,12 +97,7 @@ class Tags:
 
         A page of them is in memory. `NoSpace` if there is none for the file with the others.
         """
-        with closing(self._database.aside()) as tables:
-            with tables.transaction() as db:
-                db.execute(f"CREATE TEMP TABLE keys AS {_KEYS} ORDER BY key")
-            for page in tables.pages(f"SELECT rowid, {_TAG_COLUMNS} FROM keys WHERE rowid > ? ORDER BY rowid LIMIT ?"):  # noqa: S608  constant
-                for row in page:
-                    yield _tag(row[1:])
+        return map(_tag, self._database.listed(f"{_KEYS} ORDER BY key"))
 
     def with_keys_of(self, record: str) -> list[Tag]:
         """Return those that name a record."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import partial
-from graphlib import CycleError, TopologicalSorter
 
 from shipway.errors import ShipwayError
 from shipway.local.findings import Findings, proves_damage
 from shipway.local.rows import Record
+from shipway.local.standing import from_below
 from shipway.local.store import PIECE, Store
 from shipway.local.verify_layers import Damage, verify_layer
 from shipway.local.verify_rows import (
@@ -28,6 +28,8 @@ from shipway.local.verify_rows import (
 )
 from shipway.progress import Progress, ProgressCallback
 from shipway.refs import Finding
+
+_BLOBS = "SELECT digest, size, CASE WHEN packed THEN diff_id END FROM blobs ORDER BY digest"
 
 
 def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | None = None) -> list[Finding]:
@@ -46,13 +48,12 @@ def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | N
 
 def _verify_blobs(store: Store, findings: Findings, progress: ProgressCallback | None) -> Damage:
     """Check every blob; return which are damaged."""
-    rows = store.database.read("SELECT digest, size, CASE WHEN packed THEN diff_id END FROM blobs ORDER BY digest")
-    total = sum(size for _, size, _ in rows)
+    ((total,),) = store.database.read("SELECT coalesce(sum(size), 0) FROM blobs")
     damaged = Damage(set(), set())
     done = 0
     if progress is not None:
         progress(Progress("verify blobs", "", 0, total))
-    for digest, size, packed_diff_id in rows:
+    for digest, size, packed_diff_id in store.database.listed(_BLOBS):
         what, seen = _look_at_blob(store, digest, size)
         if what and store.blobs.get(digest) is not None:  # else somebody pruned it meanwhile
             damaged.digests.add(digest)
@@ -93,26 +94,24 @@ def _look_at_blob(store: Store, digest: str, size: int) -> tuple[str, os.stat_re
 
 def _verify_records(store: Store, findings: Findings, damaged: Damage, progress: ProgressCallback | None) -> None:
     """Check the snapshots of all records, parents before what stands on them."""
-    records = {record.id: record for record in store.records.all()}
-    try:
-        order = list(TopologicalSorter({one: records[one].parents for one in records}).static_order())
-    except CycleError as error:
-        findings.add("row", "parents", f"records stand on each other: {', '.join(error.args[1])}")
-        return
-    broken: set[str] = set()
-    if progress is not None:
-        progress(Progress("verify snapshots", "", 0, len(order), "objects"))
-    for number, record_id in enumerate(order, 1):
-        record = records.get(record_id)
-        if record is not None and broken.isdisjoint(record.parents):
-            before = len(findings.found)
+    number = 0
+
+    def look(record_id: str, sound: bool, count: int) -> bool:
+        nonlocal number
+        if progress is not None and not number:
+            progress(Progress("verify snapshots", "", 0, count, "objects"))
+        before = len(findings.found)
+        record = store.records.find(record_id) if sound else None
+        if record is not None:
             _verify_record(store, findings, record, damaged)
-            if any(not one.repaired for one in findings.found[before:]):
-                broken.add(record_id)
-        else:
-            broken.add(record_id)  # what stands on something broken cannot be told from it
+        number += 1
         if progress is not None:
-            progress(Progress("verify snapshots", "", number, len(order), "objects"))
+            progress(Progress("verify snapshots", "", number, count, "objects"))
+        return sound and all(one.repaired for one in findings.found[before:])
+
+    circle = from_below(store.database, look)
+    if circle:
+        findings.add("row", "parents", f"records stand on each other: {', '.join(circle)}")
 
 
 def _verify_record(store: Store, findings: Findings, record: Record, damaged: Damage) -> None:

@@ -25,6 +25,7 @@ from shipway.oci import Descriptor
 from shipway.trees.diff import changes
 from shipway.trees.entry import Content, Entry, LocalTree, TreeSink
 
+_DERIVED = "SELECT id FROM records WHERE exact IS NOT NULL OR (kind = 'diff' AND snapshot IS NOT NULL)"
 _NOTHING = Entry(path="", kind="whiteout")
 
 
@@ -141,9 +142,10 @@ def _remake(store: Store, record: Record, chain: list[str], blob: Descriptor) ->
     with store.giving_up(key):
         store.driver.replace(chain[-1], key)
     store.records.forget_snapshot(key)
-    for one in store.records.all():  # others may hold links to the very files that were damaged
-        if not store.holds.is_held(one.id) or one.id == record.id:
-            _forget_derived(store, one)
+    for (one,) in store.database.listed(_DERIVED):  # others may hold links to the very files that were damaged
+        other = store.records.find(one)
+        if other is not None and (not store.holds.is_held(one) or one == record.id):
+            _forget_derived(store, other)
 
 
 def _forget_derived(store: Store, record: Record) -> None:

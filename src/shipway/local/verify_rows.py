@@ -28,6 +28,10 @@ class _Rule(NamedTuple):
     how: str = "the row was removed"
 
 
+_HELD = (
+    "SELECT record FROM holds WHERE instance = ?1 UNION ALL"
+    " SELECT 'snapshot ' || snapshot FROM pending WHERE instance = ?1"
+)
 _NO_RECORD = "NOT IN (SELECT id FROM records)"
 _RULES = (
     _Rule("parents", "record", f"record {_NO_RECORD}", "parent of a record that is gone", "DELETE FROM parents"),
@@ -114,8 +118,9 @@ def verify_rows(store: Store, findings: Findings) -> None:
 
 def verify_manifests(store: Store, findings: Findings) -> None:
     """Check the manifests, after the blobs."""
-    for digest, data in store.database.read("SELECT digest, data FROM manifests"):
-        if oci.sha256(data) != digest:
+    for (digest,) in store.database.listed("SELECT digest FROM manifests"):
+        found = store.database.read("SELECT data FROM manifests WHERE digest = ?", digest)
+        if any(oci.sha256(data) != digest for (data,) in found):
             findings.add(
                 "row",
                 digest,
@@ -170,11 +175,9 @@ def _drop_with_children(store: Store, record_id: str) -> list[Record]:
 
 def verify_leases(store: Store, findings: Findings) -> None:
     """Check that nobody dead holds, makes, mounts or locks anything."""
-    held = store.database.read(
-        "SELECT instance, record FROM holds UNION ALL SELECT instance, 'snapshot ' || snapshot FROM pending"
-    )
-    for instance, what in held:
-        if not store.leases.is_alive(instance):
+    instances = store.database.read("SELECT instance FROM holds UNION SELECT instance FROM pending")
+    for instance in [one for (one,) in instances if not store.leases.is_alive(one)]:
+        for (what,) in store.database.read(_HELD, instance):
             findings.add("lease", instance, f"died holding {what}", "it was taken back", store.reclaim)
     for target in store.holds.stale_mounts():
         findings.add("lease", target, "is not mounted any more", "it was taken back", store.reclaim)
@@ -188,7 +191,9 @@ def verify_leftovers(store: Store, findings: Findings) -> None:
     """Check that there is nothing that belongs to nobody."""
     for path in store.driver.leftovers(remove=findings.repair):
         findings.add("leftover", path, "belongs to nobody", "it was removed", lambda: None)
-    for name in unknown(store.database, os.listdir(store.root / "snapshots"), SNAPSHOTS):
+    with os.scandir(store.root / "snapshots") as items:
+        strange = unknown(store.database, (item.name for item in items), SNAPSHOTS)
+    for name in strange:
         findings.add(
             "leftover",
             f"snapshots/{name}",

@@ -7,17 +7,18 @@ request and a hundredth of the blob, and is only asked if the store has contents
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import chain
 
 from shipway import oci
 from shipway.errors import Corrupt
+from shipway.layers.agreement import Told
 from shipway.layers.archive import (
+    Followed,
     Member,
     archive,
-    check_split,
     makes_own_headers,
     own_members,
     split_location,
@@ -25,20 +26,20 @@ from shipway.layers.archive import (
     with_tails,
 )
 from shipway.layers.bounds import Bounds
-from shipway.layers.contents import ChunkReader, Contents
+from shipway.layers.contents import ChunkReader
 from shipway.layers.estargz import Stargz, archive_end
 from shipway.layers.estargz_table import BEGIN
-from shipway.layers.formats import contents_of, form_of
+from shipway.layers.formats import Stored, contents_of, form_of, tells_times
 from shipway.layers.toc import TocLocation
-from shipway.local.contents import has_contents
+from shipway.local.contents import Noted, has_contents
 from shipway.local.kept import Pack
 from shipway.local.store import Store
 from shipway.oci import Descriptor
 from shipway.remotes.contract import BlobSource
 from shipway.transfer.ahead import Job, run_ahead
-from shipway.transfer.chunked import ReadTable, Stream, keep, read_table
+from shipway.transfer.chunked import ReadTable, Stream, keep, stream_table
 from shipway.transfer.ranges import PART, REQUEST_COST, runs, span
-from shipway.transfer.supply import supply
+from shipway.transfer.stock import Stock
 from shipway.trees.entry import Buffer, Chunk, Entry
 
 LEAST = 2 * REQUEST_COST
@@ -57,13 +58,19 @@ class Assembly:
         store: Store,
         remote: BlobSource,
         descriptor: Descriptor,
-        contents: Contents,
+        contents: Stored,
         *,
-        read: ReadTable,
+        read: ReadTable[Iterable[Entry]],
         stack: ExitStack,
     ) -> None:
-        """Plan what to fetch; nothing is fetched yet. What is taken from the store is held until `stack` is closed."""
-        self.entries: Sequence[Entry] = list(read.entries)
+        """Plan what to fetch; nothing is fetched yet. What is taken from the store is held until `stack` is closed.
+
+        Raises `Corrupt` and its kinds for a table that makes no sense, or `TooLarge`.
+        """
+        self.told = Told(read.entries, times=tells_times(descriptor, contents))
+        """What the table says, once the archive was read to its end."""
+        self.noted = Noted()
+        """Where the contents will be, as far as the archive was read."""
         self.tables = read.fetched
         """Bytes of tables that were fetched."""
         self.here = 0
@@ -74,46 +81,48 @@ class Assembly:
         self._contents = contents
         self._table = read.data
         self._where = f"{remote.name}@{descriptor.digest}"
-        self.supply = stack.enter_context(supply(store, self.entries, contents))
-        self._files: Sequence[Entry] = self.entries
-        self._tails: dict[Chunk, int] = {}
-        """Chunks that are fetched for what follows them, and up to where that goes; see `with_tails`."""
-        if isinstance(contents, Stargz) and not makes_own_headers(descriptor):
-            self._files, self._tails = with_tails(self.entries, descriptor.size - len(read.data), self._where)
-        places = {chunk: self._place(chunk) for chunk in self._tails}
-        found = store.kept.find(places.values())
-        self._pieces = {chunk: found[place] for chunk, place in places.items() if place in found}
-        self._members: Iterator[Member] = iter(())
-        chunks = ((entry, chunk) for entry in self._files for chunk in entry.chunks if not chunk.zeros)
-        self._ranges = runs(chunk for entry, chunk in chunks if not self._has(chunk, entry))
-
-    @property
-    def total(self) -> int:
+        self._own = makes_own_headers(descriptor)
+        self._stock = Stock(store, contents, self._place, stack)
+        self.supply = self._stock.supply
+        self._stock.look(self._files(Bounds(store.limits, descriptor.size, self._where).counted(read.entries)))
+        self.total = sum(span(chunks).length for chunks in runs(self._stock.missing))
         """The bytes that are to be fetched by ranges."""
-        return sum(span(chunks).length for chunks in self._ranges)
+        self._members: Iterator[Member] = iter(())
+
+    def _files(self, entries: Iterable[Entry]) -> Iterable[Entry]:
+        """Return what the archive is made of: entries, or files with what follows them."""
+        if self._own or not isinstance(self._contents, Stargz):
+            return entries
+        return with_tails(entries, self._descriptor.size - len(self._table), self._where)
 
     def prepare(self) -> None:
         """Find out what the archive consists of, for which a tar-split may have to be fetched.
 
         Raises what the remote raises, and `Corrupt` and its kinds for tables that make no sense.
         """
-        self._members = self._list()
+        self._members = self._list(self._stock.follow(self._files(self._noting())))
 
-    def _list(self) -> Iterator[Member]:
-        own = makes_own_headers(self._descriptor)
+    def _noting(self) -> Iterator[Entry]:
+        for entry in self.told:
+            self.noted.add(entry)
+            yield entry
+
+    def _list(self, files: Iterable[Entry]) -> Iterator[Member]:
         if isinstance(self._contents, Stargz):
             end = archive_end(self._table, self._where)
-            if own:
-                return own_members(self.entries, BEGIN, end)
-            return chain(((b"", file) for file in self._files), [(end, None)])
+            if self._own:
+                return own_members(files, BEGIN, end)
+            return chain(((b"", file) for file in files), ((piece, None) for piece in end))
         split = split_location(self._descriptor)
-        if own or split is None or not isinstance(self._contents, TocLocation):
-            return own_members(self.entries)
+        if self._own or split is None:
+            return own_members(files)
         with self._remote.read_blob(self._descriptor, split.offset, split.length) as pieces:
             data = b"".join(pieces)
-            check_split(data, self._table, self._contents, self._where)
+        promised = self._contents.split_digest(self._table, self._where)
+        if promised:
+            oci.check_match(oci.sha256(data), promised, f"{self._where}, tar-split")
         self.tables += len(data)
-        return split_members(data, split, self.entries, self._where)
+        return split_members(data, split, files, self._where)
 
     def archive(self, stack: ExitStack, came: Callable[[int], None]) -> Iterator[Buffer]:
         """Return the archive's bytes; `came` hears of bytes that were fetched, from several threads.
@@ -121,7 +130,9 @@ class Assembly:
         What is fetched is kept until it is known to have become a layer: then call `Pack.discard`.
         """
         self.pack = stack.enter_context(self._store.kept.writing())
-        jobs: list[Job[tuple[Chunk, bytes]]] = [partial(self._read, chunks, came) for chunks in self._ranges]
+        jobs: Iterable[Job[tuple[Chunk, bytes]]] = (
+            partial(self._read, chunks, came) for chunks in runs(self._stock.missing)
+        )
         fetched = stack.enter_context(closing(run_ahead(jobs, _weigh, workers=WORKERS, budget=PART)))
         return archive(self._members, partial(self._content, fetched, came))
 
@@ -134,7 +145,8 @@ class Assembly:
             if chunk.zeros:
                 for done in range(0, chunk.size, len(_ZEROS)):
                     yield _ZEROS[: chunk.size - done]
-            elif self._has(chunk, entry):
+                continue
+            if self._stock.turn_to(chunk, entry):
                 content = self._take(chunk, entry)
                 if content is None:  # damaged, or gone
                     for _, content in self._read([chunk], came):
@@ -144,20 +156,16 @@ class Assembly:
                     yield content
             else:
                 next_chunk, content = next(fetched, (None, b""))
-                if next_chunk is not chunk:
+                if next_chunk != chunk:
                     raise Corrupt("its tables have different orders", where=self._where)
                 yield content
-            if chunk in self._tails and self.supply.may_have(entry):
+            if isinstance(chunk, Followed) and self.supply.may_have(entry):
                 self.supply.content(chunk, entry)  # a file is cloned only if all of it was checked
 
-    def _has(self, chunk: Chunk, entry: Entry) -> bool:
-        """Whether a chunk is likely to be here, with what follows it if that is needed."""
-        return chunk in self._pieces if chunk in self._tails else self.supply.has(chunk, entry)
-
     def _take(self, chunk: Chunk, entry: Entry) -> bytes | None:
-        if chunk not in self._tails:
+        if not isinstance(chunk, Followed):
             return self.supply.content(chunk, entry)
-        data = self._store.kept.read(self._pieces[chunk])
+        data = self._store.kept.read(self._stock.piece) if self._stock.piece is not None else b""
         with suppress(Corrupt):
             return self._decode(ChunkReader(self._contents), chunk, lambda _offset, _length: data)
         return None
@@ -170,7 +178,7 @@ class Assembly:
             at = wanted.start
             for chunk in chunks:
                 content = self._decode(reader, chunk, stream.take)
-                if chunk in self._tails:
+                if isinstance(chunk, Followed):
                     self.pack.add(self._place(chunk), reader.data)
                 else:
                     keep(self.pack, self._contents, chunk, reader, content)
@@ -179,7 +187,7 @@ class Assembly:
                 yield chunk, content
 
     def _decode(self, reader: ChunkReader, chunk: Chunk, take: Callable[[int, int], Buffer]) -> bytes:
-        return reader.content(chunk, take, self._where, self._tails.get(chunk, 0))
+        return reader.content(chunk, take, self._where, chunk.until if isinstance(chunk, Followed) else 0)
 
     def _place(self, chunk: Chunk) -> str:
         """Return a digest for what is at a chunk's place in the blob, whatever it is: nobody promised that."""
@@ -200,8 +208,7 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
         return "to look what of it is here would have cost as much"
     if not has_contents(store) and not store.kept.get(contents.digest):
         return "of no layer that was here is it known what is in it"
-    read = read_table(remote, descriptor, contents, store.kept)
-    Bounds(store.limits, descriptor.size, f"{remote.name}@{descriptor.digest}").count_table(read.entries)
+    read = stream_table(remote, descriptor, contents, store.kept)
     assembly = Assembly(store, remote, descriptor, contents, read=read, stack=stack)
     if assembly.total * SHARE > descriptor.size:
         return "little of it was here"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import accumulate, tee
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 import zstandard
 
@@ -19,6 +19,7 @@ from shipway import oci
 from shipway.errors import Corrupt, Truncated, Unavailable
 from shipway.layers.bounds import Bounds
 from shipway.layers.contents import ChunkReader, Contents
+from shipway.layers.formats import Stored
 from shipway.layers.toc import TocLocation
 from shipway.limits import Limits
 from shipway.local.kept import Kept, Pack
@@ -256,24 +257,40 @@ def keep(pack: Pack, contents: Contents, chunk: Chunk, reader: ChunkReader, cont
         pack.add(span.digest, zstandard.ZstdCompressor(level=1).compress(reader.plain))
 
 
-class ReadTable(NamedTuple):
+E = TypeVar("E", bound=Iterable[Entry])
+
+
+class ReadTable(NamedTuple, Generic[E]):
     """A table of contents as it was read: its entries, itself as it is stored, how many bytes were fetched for it."""
 
-    entries: Listing
+    entries: E
     data: bytes
     fetched: int
 
 
-def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None) -> ReadTable:
+def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None) -> ReadTable[Listing]:
     """Return a layer's table of contents, checked, from `kept` if it is there.
 
     Raises what the remote raises, and `Corrupt` and its kinds.
     """
+    return _read_table(remote, descriptor, contents, kept, contents.parse)
+
+
+def stream_table(
+    remote: BlobSource, descriptor: Descriptor, contents: Stored, kept: Kept
+) -> ReadTable[Iterable[Entry]]:
+    """Return what `read_table` does, with entries that are worked out, and checked, each time they are gone through."""
+    return _read_table(remote, descriptor, contents, kept, contents.entries)
+
+
+def _read_table(
+    remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None, parse: Callable[[bytes, str], E]
+) -> ReadTable[E]:
     where = f"{remote.name}@{descriptor.digest}"
     data = kept.get(contents.digest) if kept is not None and contents.is_stored else b""
     if data:
         with suppress(Corrupt):
-            return ReadTable(contents.parse(data, where), data, 0)
+            return ReadTable(parse(data, where), data, 0)
     fetched = 0
 
     def read(offset: int, length: int) -> bytes:
@@ -283,10 +300,10 @@ def read_table(remote: BlobSource, descriptor: Descriptor, contents: Contents, k
         fetched += len(found)
         return found
 
-    def read_all() -> tuple[bytes, Listing]:
+    def read_all() -> tuple[bytes, E]:
         with judged(remote, descriptor):
             found = contents.fetch(read, where)
-            return found, contents.parse(found, where)
+            return found, parse(found, where)
 
     data, entries = until_right(read_all)
     if kept is not None and contents.is_stored:

@@ -24,7 +24,6 @@ from shipway.errors import Corrupt, NotFound, Unavailable
 from shipway.explanations import LayerPulled, Way
 from shipway.layers.unpack import unpack, unpack_archive
 from shipway.local.blobs import Ingest
-from shipway.local.contents import learn
 from shipway.local.rows import NewRecord, Record
 from shipway.local.store import PIECE, Store
 from shipway.oci import Descriptor
@@ -222,7 +221,7 @@ def _assembled(one: _Pull, remote: BlobSource) -> Record | None:
             one.why = f"it could not be put together: {error.what}"
             return None
         assembly.pack.discard()
-        learn(one.task.store, record.id, assembly.entries)
+        assembly.noted.save(one.task.store, record.id)
         one.moved = _moved(
             one,
             Way.ASSEMBLED,
@@ -241,7 +240,7 @@ def _put_together(one: _Pull, assembly: Assembly, pieces: Iterator[Buffer]) -> R
             one.descriptor,
             one.diff_id,
             sink,
-            table=assembly.entries,
+            table=assembly.told,
             clones=assembly.supply,
             limits=one.task.store.limits,
         )

@@ -10,7 +10,7 @@ a blob would be read in ranges it is read in one go: servers, caches and proxies
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from shipway.trees.entry import Chunk
@@ -61,15 +61,16 @@ def plan(needed: Iterable[Range], blob_size: int) -> list[Range]:
     return ranges
 
 
-def runs(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
-    """Return chunks that have to be fetched, in their order, those together that one range is to bring."""
-    found: list[list[Chunk]] = []
+def runs(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """Yield chunks that have to be fetched, in their order, those together that one range is to bring."""
+    found: list[Chunk] = []
     for chunk in chunks:
-        if found and _fits(found[-1], chunk):
-            found[-1].append(chunk)
-        else:
-            found.append([chunk])
-    return found
+        if found and not _fits(found, chunk):
+            yield found
+            found = []
+        found.append(chunk)
+    if found:
+        yield found
 
 
 def span(chunks: Sequence[Chunk]) -> Range:

@@ -44,7 +44,7 @@ class Supply:
         self._files = {entry.path for entry in files}
         self._store = store
         self._places = places
-        self._pieces = dict(pieces)
+        self._pieces = pieces
         self._stack = stack
         self._clonable = store.can_clone
         self._whole: dict[str, tuple[Place, int]] = {}
@@ -67,9 +67,17 @@ class Supply:
         """Return what keeps chunks that are fetched; use it as a context manager."""
         return self._store.kept.writing()
 
+    def turn_to(self, places: Mapping[str, Place], pieces: Mapping[str, Piece]) -> None:
+        """Take contents from other places from now on."""
+        self._places, self._pieces = places, pieces
+
+    def may_clone(self, entry: Entry) -> None:
+        """Take notice that all of a file is in one place here."""
+        self._files.add(entry.path)
+
     def look_again(self, chunks: Iterable[Chunk]) -> None:
         """Take notice of chunks that were fetched meanwhile."""
-        self._pieces.update(self._store.kept.find(_digests(chunks, self._contents)))
+        self._pieces = {**self._pieces, **self._store.kept.find(_digests(chunks, self._contents))}
 
     def content(self, chunk: Chunk, entry: Entry) -> bytes | None:
         """Return the content of a chunk, checked against its digest; None if it cannot be had here."""
@@ -104,8 +112,9 @@ class Supply:
         return self._clonable and entry.size >= CLONED and entry.path in self._files
 
     def open(self, entry: Entry) -> int:
-        """Return a descriptor of the file that is here, all of which has just been read and checked."""
-        place, checked = self._whole.get(entry.path, (None, 0))
+        """Return a descriptor of the file that is here, all of which has just been read and checked; only once."""
+        self._files.discard(entry.path)
+        place, checked = self._whole.pop(entry.path, (None, 0))
         if place is not None and checked == entry.size:
             with suppress(ShipwayError, OSError):
                 with self._store.driver.files(self._snapshot(place.record)) as tree:
