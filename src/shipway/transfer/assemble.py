@@ -41,6 +41,7 @@ from shipway.transfer.chunked import ReadTable, Stream, keep, stream_table
 from shipway.transfer.ranges import PART, REQUEST_COST, runs, span
 from shipway.transfer.stock import Stock
 from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.packed import PackedEntries
 
 LEAST = 2 * REQUEST_COST
 """Blobs of fewer bytes are fetched whole: looking costs as much."""
@@ -67,7 +68,9 @@ class Assembly:
 
         Raises `Corrupt` and its kinds for a table that makes no sense, or `TooLarge`.
         """
-        self.told = Told(read.entries, times=tells_times(descriptor, contents))
+        self._where = f"{remote.name}@{descriptor.digest}"
+        entries = PackedEntries(Bounds(store.limits, descriptor.size, self._where).counted(read.entries))
+        self.told = Told(entries, times=tells_times(descriptor, contents))
         """What the table says, once the archive was read to its end."""
         self.noted = Noted()
         """Where the contents will be, as far as the archive was read."""
@@ -80,11 +83,10 @@ class Assembly:
         self._descriptor = descriptor
         self._contents = contents
         self._table = read.data
-        self._where = f"{remote.name}@{descriptor.digest}"
         self._own = makes_own_headers(descriptor)
         self._stock = Stock(store, contents, self._place, stack)
         self.supply = self._stock.supply
-        self._stock.look(self._files(Bounds(store.limits, descriptor.size, self._where).counted(read.entries)))
+        self._stock.look(self._files(entries))
         self.total = sum(span(chunks).length for chunks in runs(self._stock.missing))
         """The bytes that are to be fetched by ranges."""
         self._members: Iterator[Member] = iter(())
