@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench.model import Sample, WrongResult
 
@@ -84,16 +84,15 @@ def _run(
     environment = {**ENVIRONMENT, **(env or {})}
     begun = time.perf_counter()
     with subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        watcher = _Watcher(process.pid, servers)
-        said, complaints = _output(process)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
+        with _Watcher(process.pid, servers) as watcher:
+            said, complaints = _output(process)
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-        memory = watcher.stop()
     if process.returncode:
         raise _failure(argv, process.returncode, complaints or said)
     cpu = used.ru_utime + used.ru_stime + sum(map(cpu_of, servers)) - served
-    return Sample(seconds, cpu, memory), said.decode(errors="replace")
+    return Sample(seconds, cpu, watcher.most or None), said.decode(errors="replace")
 
 
 def _output(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -114,25 +113,27 @@ def _failure(argv: Sequence[str | Path], code: int, said: bytes) -> WrongResult:
 
 
 class _Watcher:
-    """Looks at the memory of a process tree until it is stopped."""
+    """Looks at the memory of a process tree as long as its block lasts."""
 
     def __init__(self, pid: int, servers: Iterable[int]) -> None:
+        self.most = 0
+        """The most bytes it saw; 0 if the process was gone before it looked."""
         self._pids = (pid, *servers)
-        self._most = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
 
-    def stop(self) -> int | None:
-        """Return the most bytes it saw; None if the process was gone before it looked."""
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        return self._most or None
 
     def _watch(self) -> None:
         pause = 0.002
         while not self._done.wait(pause):
-            self._most = max(self._most, sum(map(memory_of, self._pids)))
+            self.most = max(self.most, sum(map(memory_of, self._pids)))
             pause = min(2 * pause, LOOK_EVERY)
 
 

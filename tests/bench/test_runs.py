@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -175,6 +176,16 @@ def test_a_run_that_was_interrupted_goes_on_after_the_last_job_it_had_done(
     assert {series.job for series in read(report).series} == {"import", "lookup", "start"}
     assert main([*options, "--resume", "--rounds", "2"]) == 2
     assert "measured with other settings" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_a_program_is_measured_ends_the_process(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    script = f"from bench.measure import command; command(['sh', '-c', 'touch {begun}; exec sleep 60'])"
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as process:
+        while not begun.exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == -signal.SIGINT
 
 
 def test_a_job_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
