@@ -85,7 +85,11 @@ def _run(
     begun = time.perf_counter()
     with subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         with _Watcher(process.pid, servers) as watcher:
-            said, complaints = _output(process)
+            try:
+                said, complaints = _output(process)
+            except BaseException:
+                process.kill()
+                raise
             _, status, used = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -100,7 +104,9 @@ def _output(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     complaints: list[bytes] = []
     if process.stdout is None or process.stderr is None:
         raise AssertionError("both outputs are pipes")
-    reader = threading.Thread(target=lambda stream: complaints.append(stream.read()), args=(process.stderr,))
+    reader = threading.Thread(
+        target=lambda stream: complaints.append(stream.read()), args=(process.stderr,), daemon=True
+    )
     reader.start()
     said = process.stdout.read()
     reader.join()
