@@ -84,14 +84,14 @@ def _run(
     environment = {**ENVIRONMENT, **(env or {})}
     begun = time.perf_counter()
     with subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        with _Watcher(process.pid, servers) as watcher:
-            try:
+        try:
+            with _Watcher(process.pid, servers) as watcher:
                 said, complaints = _output(process)
-            except BaseException:
-                process.kill()
-                raise
-            _, status, used = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - begun
+                _, status, used = os.wait4(process.pid, 0)
+                seconds = time.perf_counter() - begun
+        except BaseException:
+            process.kill()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise _failure(argv, process.returncode, complaints or said)
@@ -126,7 +126,7 @@ class _Watcher:
         """The most bytes it saw; 0 if the process was gone before it looked."""
         self._pids = (pid, *servers)
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -178,6 +178,7 @@ def test_a_run_that_was_interrupted_goes_on_after_the_last_job_it_had_done(
     assert "measured with other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_a_program_is_measured_ends_the_process(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     script = f"from bench.measure import command; command(['sh', '-c', 'touch {begun}; exec sleep 60'])"

@@ -58,9 +58,11 @@ def selected(tables: dict[int, tuple[bytes, TocLocation]], count: int) -> tuple[
     return tree, selection
 
 
+@pytest.mark.slow
 def test_a_listed_file_takes_a_few_bytes_besides_the_table(tables: dict[int, tuple[bytes, TocLocation]]) -> None:
     assert slope(partial(listed, tables), *COUNTS) < 60
 
 
+@pytest.mark.slow
 def test_a_selected_file_takes_a_few_bytes_more(tables: dict[int, tuple[bytes, TocLocation]]) -> None:
     assert slope(partial(selected, tables), *COUNTS) < 200
