@@ -90,7 +90,7 @@ def bytes_taken(open_cache: OpenCache, tmp_path: Path, put: Put, files: int) -> 
             tracemalloc.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @NATIVE
 @WRITERS
 def test_a_file_more_takes_little_memory_more(open_cache: OpenCache, tmp_path: Path, put: Put) -> None:
