@@ -18,6 +18,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_archive_is_refused_or_unpacked_safely_through_every_way_in(
     world: World, registry: Registry, tmp_path: Path, case: Case
