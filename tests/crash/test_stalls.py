@@ -188,9 +188,8 @@ def test_an_interrupted_pull_ends_while_a_bucket_stalls(
         made.push(f"s3://{BUCKET}/stalls?endpoint_url={server.url}#x")
         proxy.set(Fault("stall", "/blobs/", "GET", at=AT, times=inf))
         with running(tmp_path / "mine", "pull", f"s3://{BUCKET}/stalls?endpoint_url=http://{proxy.host}#x") as process:
-            until(
-                lambda: proxy.stalled and kept(tmp_path / "mine") > AT // 2, process
-            )  # bytes, not just a table of parts
+            # Until there are bytes, and not just a table of parts.
+            until(lambda: proxy.stalled and kept(tmp_path / "mine") > AT // 2, process)
             stop(process, signal.SIGINT)
     with Cache.open(tmp_path / "mine", driver="native") as cache:
         assert cache.verify() == []

@@ -321,9 +321,8 @@ class Database(Connection):
                     where=str(self.path),
                     todo="upgrade Shipway",
                 )
-            if (
-                version < SCHEMA_VERSION
-            ):  # newer formats have more tables, and 5 has blocks in `contents`: both are read
+            # Newer formats have more tables, and 5 has blocks in `contents`; rows of before are read too.
+            if version < SCHEMA_VERSION:
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute("DELETE FROM checksums WHERE record IS NOT NULL")  # which format 4 has in `changes`
