@@ -20,7 +20,7 @@ class LayerForm:
     """The options that say which form layers get where they are copied to."""
 
     compression: str | None = None
-    """zstd:chunked, zstd, gzip, estargz (changes DiffIDs) or uncompressed: of all, in a push of those without a blob."""
+    """zstd:chunked, zstd, gzip, estargz (changes DiffIDs), uncompressed: of all, in a push of those without a blob."""
     level: int | None = None
     """The compression's level: 1 to 22 for zstd and zstd:chunked, 0 to 3 for gzip and estargz."""
     force: bool = False
