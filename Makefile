@@ -6,13 +6,17 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 STAMP  := $(VENV)/.installed
 FUZZ   := $(VENV)/.installed-fuzz
 
-.PHONY: demo test test-long check fast format bench bench-packages clean packages
+.PHONY: demo test test-fast test-long check format bench bench-packages clean packages
 
 demo: $(STAMP)
 	$(BIN)/shipway demo
 
 test: $(STAMP) packages
 	$(PYTEST)
+
+# What takes no more than a second or two each; three minutes in all.
+test-fast: $(STAMP)
+	$(PYTEST) -m "not slow" -q
 
 # What takes minutes: hundreds of crashes, faults injected, readers fuzzed.
 test-long: $(FUZZ) packages
@@ -22,7 +26,6 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow" -q
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix-only -q .
