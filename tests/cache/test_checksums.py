@@ -114,10 +114,11 @@ def test_a_remote_ref_of_plain_layers_has_the_checksums_of_the_local_one(
     tree = make_varied_tree(tmp_path / "tree")
     remote = FileRemote(tmp_path / "remote")
     layers = put_layers(remote, [tree], [compression])
-    checksums = remote_checksums(RemoteTree(remote, layers), RemoteDigests(cache.store.database))
-    assert checksums.checksum() == plain_checksum(tree)
-    assert remote.traffic.received == layers[0].size
-    assert rows(cache) == 0
+    kept = RemoteDigests(cache.store.database)
+    for _ in range(2):  # the second one has an index, and the digests that were worked out beside it
+        assert remote_checksums(RemoteTree(remote, layers, store=cache.store), kept).checksum() == plain_checksum(tree)
+        assert remote.traffic.received == layers[0].size
+        assert rows(cache) == 1
 
 
 @pytest.mark.slow
@@ -387,7 +388,7 @@ def test_equal_contents_of_a_remote_ref_are_fetched_once(open_cache: OpenCache, 
 
 def test_what_is_kept_of_remote_layers_is_bounded(cache: Cache) -> None:
     kept = RemoteDigests(cache.store.database)
-    digests = {f"{number}\udcff": f"sha256:{random_bytes(32, number).hex()}" for number in range(2000)}
+    digests = bytearray(random_bytes(32 * 2000, 1))
     for number in range(3):
         kept.save(f"sha256:{number:064x}", digests)
     assert kept.load(f"sha256:{0:064x}") == digests
@@ -396,4 +397,4 @@ def test_what_is_kept_of_remote_layers_is_bounded(cache: Cache) -> None:
     kept.save(f"sha256:{3:064x}", digests)
     left = {row[0][-1] for row in cache.store.database.read("SELECT layer FROM checksums")}
     assert left == {"0", "2", "3"}
-    assert kept.load(f"sha256:{1:064x}") == {}
+    assert kept.load(f"sha256:{1:064x}") == b""

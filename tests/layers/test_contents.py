@@ -24,7 +24,7 @@ from shipway.layers.index import Index
 from shipway.layers.read import LayerReader
 from shipway.layers.unpack import unpack
 from shipway.oci import Descriptor
-from shipway.trees.entry import Entry
+from shipway.trees.entry import Buffer, Entry
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Subject:
         return self.blob[offset : offset + length]
 
     @property
-    def table(self) -> bytes:
+    def table(self) -> Buffer:
         return self.contents.fetch(self.read, "the blob")
 
     def entries(self) -> list[Entry]:
         return self.parse(self.table)
 
-    def parse(self, table: bytes) -> list[Entry]:
+    def parse(self, table: Buffer) -> list[Entry]:
         return list(self.contents.parse(table, "the blob"))
 
 

@@ -24,6 +24,7 @@ from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.transfer.pull import pull
 from shipway.transfer.remote_tree import RemoteTree
+from shipway.trees.entry import Buffer
 
 __all__ = ["cache", "open_cache"]
 
@@ -70,12 +71,12 @@ def pulled(
     return done.layers[-1]
 
 
-def index_of(cache: Cache, layer: Descriptor) -> bytes | None:
+def index_of(cache: Cache, layer: Descriptor) -> Buffer | None:
     index = cache.store.indexes.load(layer)
     return index.data if index is not None else None
 
 
-def index_by_reading(remote: FileRemote, layer: Descriptor, open_cache: OpenCache) -> bytes | None:
+def index_by_reading(remote: FileRemote, layer: Descriptor, open_cache: OpenCache) -> Buffer | None:
     """Return the index that a store has which reads all of a remote layer."""
     reader = open_cache("reader")
     RemoteTree(remote, [layer], store=reader.store).names("")

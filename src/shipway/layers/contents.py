@@ -40,10 +40,10 @@ class Contents(Protocol):
     def is_stored(self) -> bool:
         """Whether the table is in the blob, so that it is worth keeping once it was fetched."""
 
-    def fetch(self, read: Fetch, where: str) -> bytes:
+    def fetch(self, read: Fetch, where: str) -> Buffer:
         """Return the table as it is stored, read from the blob; not checked yet."""
 
-    def parse(self, table: bytes, where: str) -> Listing:
+    def parse(self, table: Buffer, where: str) -> Listing:
         """Return the layer's entries, with their chunks, of a table that may be anything.
 
         Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that was promised, `Corrupt` or

@@ -70,12 +70,12 @@ class Stargz:
             return tail[offset - start :]
         return read(offset, start - offset) + tail
 
-    def parse(self, table: bytes, where: str) -> Listing:
+    def parse(self, table: Buffer, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
         text = self._checked(partial(_text, table, where), where)
         return TableListing(text, self.size - len(table), where, apart=False)
 
-    def entries(self, table: bytes, where: str) -> Iterable[Entry]:
+    def entries(self, table: Buffer, where: str) -> Iterable[Entry]:
         """Return the entries, to be gone through any number of times; of these none is kept.
 
         Raises as `parse` does; of what an entry says not before it is reached.

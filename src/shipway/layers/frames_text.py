@@ -13,7 +13,7 @@ import zstandard
 from shipway.layers.compressing import PIECE, Compressing, decompressed_pieces
 from shipway.trees.entry import Buffer
 
-_LARGEST = 2 * PIECE
+LARGEST = 2 * PIECE
 """Most bytes that a frame may hold that is taken as it is."""
 _KEPT = 2
 """Frames that are kept as they are read."""
@@ -37,7 +37,7 @@ class FramesText:
     @classmethod
     def of(cls, frames: Buffer) -> Self | None:
         """Return the text that frames hold as they are, or None where these are too large for that."""
-        places = _places(frames)
+        places = frame_places(frames)
         return cls(frames, places) if places is not None else None
 
     @classmethod
@@ -48,7 +48,7 @@ class FramesText:
             for start in range(0, len(piece), PIECE):
                 packed.add(piece[start : start + PIECE])
         frames = packed.finish()
-        places = _places(frames)
+        places = frame_places(frames)
         assert places is not None  # of pieces of this size
         return cls(frames, places)
 
@@ -63,6 +63,14 @@ class FramesText:
             start = self._starts[number]
         return b"".join(pieces)
 
+    def frame(self, number: int) -> bytes:
+        """Return what one of the frames holds; raises `zstandard.ZstdError` if the text was not decompressed before."""
+        return self._plain(number)
+
+    def __len__(self) -> int:
+        """Return how many frames there are."""
+        return len(self._starts) - 1
+
     def pieces(self) -> Iterator[bytes]:
         """Yield all of it, piece by piece."""
         return decompressed_pieces(self._frames)
@@ -74,8 +82,11 @@ def _decompressed(frames: Buffer, ends: Sequence[int], starts: Sequence[int], nu
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
 
 
-def _places(frames: Buffer) -> list[tuple[int, int]] | None:
-    """Return where frames end, in the frames and in their text (RFC 8878, section 3.1.1); None if that is not said."""
+def frame_places(frames: Buffer) -> list[tuple[int, int]] | None:
+    """Return where frames end, in the frames and in their text (RFC 8878, section 3.1.1).
+
+    None if that is not said, or a frame holds more than `LARGEST` bytes.
+    """
     places: list[tuple[int, int]] = []
     at = text = 0
     while at < len(frames):
@@ -88,7 +99,7 @@ def _places(frames: Buffer) -> list[tuple[int, int]] | None:
             at += zstandard.frame_header_size(head)
         except zstandard.ZstdError:
             return None
-        if not 0 <= size <= _LARGEST:
+        if not 0 <= size <= LARGEST:
             return None
         last = False
         while not last:

@@ -4,16 +4,17 @@ It says of each file where in the archive its content is, and of the blob where 
 some megabytes, each with what is needed to inflate it alone and with the digest of what comes out. So whoever
 trusts an index can check all that is read by it; and whether to trust one is not for this module to say: an index is
 bound to a blob by who made it after the blob's digest was checked, or by a digest of the index itself.
+
+It is zstd frames, each with an array in MessagePack: rows of entries (`index_rows`), then spans, then the head. So it
+is read a frame at a time, and kept in memory as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
 
 import msgspec
 import zstandard
@@ -25,27 +26,32 @@ from shipway.layers.chunked import MAX_TABLE
 from shipway.layers.compression import Compression, compression_of
 from shipway.layers.contents import MAX_FRAME, Fetch
 from shipway.layers.digests import FILLED, is_sha256
+from shipway.layers.frames_text import FramesText, frame_places
+from shipway.layers.index_rows import NOT_AN_INDEX, IndexRows, Rows, Span, frame_of, row_of
 from shipway.layers.inflate import Point, inflate_from
 from shipway.layers.passing import Extent
-from shipway.layers.tar import MAX_NAME
 from shipway.layers.toc import first_bytes
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer, Chunk, Entry, Kind, clean_archive_path
-from shipway.trees.listing import Listed, Listing
+from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.listing import Listing
 
-MEDIA_TYPE = "application/vnd.shipway.layer.index.v1"
-_VERSION = 1
+MEDIA_TYPE = "application/vnd.shipway.layer.index.v2"
+_VERSION = 2
 _LEAST, _MOST = 1 << 20, 8 << 20
 _SPANS = 1024
 _MAX_PLAIN = 1 << 30
 _MAX_LENGTH = 2 * MAX_FRAME
-_ROWS = 8 << 20
-"""Bytes of rows that are compressed at a time while an index is made."""
+_TOGETHER = 16
+"""Spans in a frame."""
+_KEPT = 2
+"""Frames of spans that are kept as they are read."""
+_MOST_WINDOW = 64 << 10
 _PREFIX = "sha256:"
-_LINKS = ("symlink", "hardlink")
 
 
-class _Span(msgspec.Struct, array_like=True, gc=False):
+class _Entrance(msgspec.Struct, array_like=True, gc=False):
+    """Where a span begins, and what inflates it."""
+
     offset: int
     """Where its bytes begin in the blob. They end where the next span's begin, or in the byte that both have."""
     bits: int
@@ -54,32 +60,18 @@ class _Span(msgspec.Struct, array_like=True, gc=False):
     window: bytes
 
 
-class _Row(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
-    path: bytes
-    kind: Kind
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int = 0
-    link: bytes = b""
-    dev: tuple[int, int] = (0, 0)
-    xattrs: dict[bytes, bytes] = {}
-    size: int = 0
-    digest: bytes = b""
-    extents: tuple[Extent, ...] = ()
-
-
-class _Document(msgspec.Struct, array_like=True):
+class _Head(msgspec.Struct, array_like=True):
     version: int
     blob: str
     size: int
     plain: int
-    spans: list[_Span]
-    rows: list[_Row]
+    spans: int
+    """How many frames of spans there are."""
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Document)
+_encode = msgspec.msgpack.Encoder().encode
+_head_decoder = msgspec.msgpack.Decoder(_Head)
+_entrances_decoder = msgspec.msgpack.Decoder(list[_Entrance])
 
 
 def spacing(descriptor: Descriptor) -> int:
@@ -111,12 +103,12 @@ class IndexBuilder:
         """Whether there may still be an index."""
         self._source = source
         self._descriptor = descriptor
-        self._spans: list[_Span] = []
+        self._spans: list[_Entrance] = []
         self._hash = hashlib.sha256()
         self._plain = 0
         self._seen = 0
         self._windows = 0
-        self._rows = _Rows()
+        self._rows = Rows()
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer`; see `ByteSource`."""
@@ -146,7 +138,7 @@ class IndexBuilder:
         self._end()
         window = zstandard.ZstdCompressor(level=3).compress(point.window) if point.window else b""
         self._windows += len(window)
-        self._spans.append(_Span(point.offset, point.bits, point.plain, b"", window))
+        self._spans.append(_Entrance(point.offset, point.bits, point.plain, b"", window))
 
     def _end(self) -> None:
         if self._spans:
@@ -155,7 +147,7 @@ class IndexBuilder:
 
     def _give_up(self) -> None:
         self.listening = False
-        self._rows = _Rows()
+        self._rows = Rows()
 
     def add(self, entry: Entry, digest: str, extents: Sequence[Extent] = ()) -> None:
         """Take the next entry of the archive, the digest of its content, and where that is; see `Watcher`."""
@@ -164,28 +156,14 @@ class IndexBuilder:
         if entry.size and not is_sha256(digest):
             self._give_up()
             return
-        row = _Row(
-            os.fsencode(entry.path),
-            entry.kind,
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.mtime_ns,
-            os.fsencode(entry.link),
-            entry.dev,
-            {os.fsencode(name): value for name, value in entry.xattrs.items()} if entry.xattrs else {},
-            entry.size,
-            bytes.fromhex(digest.removeprefix(_PREFIX)),
-            tuple(extents),
-        )
         try:
-            room = self._rows.add(row)
+            room = self._rows.add(row_of(entry, digest, extents)) and self._rows.size <= MAX_TABLE
         except OverflowError:  # a time that is none
             room = False
         if not room:
             self._give_up()
 
-    def finish(self) -> bytes | None:
+    def finish(self) -> Buffer | None:
         """Return the index, once the archive was read to its end and the blob's digest checked.
 
         None if the blob cannot be entered but at its beginning, or an index would be larger than is taken.
@@ -197,40 +175,13 @@ class IndexBuilder:
         places = [*(span.offset for span in self._spans), self._descriptor.size]
         if not self._spans or self._spans[0].plain or _widest(bounds) > MAX_FRAME or _widest(places) > _MAX_LENGTH:
             return None
-        fields = (_VERSION, self._descriptor.digest, self._descriptor.size, self._plain, self._spans)
-        return self._rows.document(fields)
-
-
-class _Rows:
-    """The rows of an index on their way into it, encoded, and compressed when they are many."""
-
-    def __init__(self) -> None:
-        self._last = bytearray()
-        self._packed: list[bytes] = []
-        self._count = self._size = self._packed_size = 0
-
-    def add(self, row: _Row) -> bool:
-        """Take a row; return whether there may be room for all. Raises `OverflowError` for numbers that are none."""
-        _encoder.encode_into(row, self._last, -1)
-        self._count += 1
-        if len(self._last) >= _ROWS:
-            self._size += len(self._last)
-            self._packed.append(zstandard.ZstdCompressor(level=1).compress(self._last))
-            self._packed_size += len(self._packed[-1])
-            self._last = bytearray()
-        return self._size <= _MAX_PLAIN and self._packed_size <= MAX_TABLE
-
-    def document(self, fields: Sequence[object]) -> bytes | None:
-        """Return the index of these rows after `fields`, the others of a `_Document`; None if it is too large."""
-        # An array of all fields, the last an array whose length has four bytes.
-        head = bytes([0x90 | len(fields) + 1, *b"".join(map(_encoder.encode, fields)), 0xDD])
-        head += self._count.to_bytes(4, "big")
-        size = len(head) + self._size + len(self._last)
-        if size > _MAX_PLAIN:
-            return None
-        packing = zstandard.ZstdCompressor(level=3).compressobj(size=size)
-        unpacked = (zstandard.ZstdDecompressor().decompress(piece) for piece in self._packed)
-        data = b"".join([*map(packing.compress, chain([head], unpacked, [bytes(self._last)])), packing.flush()])
+        data = self._rows.finish()
+        head = _Head(
+            _VERSION, self._descriptor.digest, self._descriptor.size, self._plain, -(-len(self._spans) // _TOGETHER)
+        )
+        for start in range(0, len(self._spans), _TOGETHER):
+            data += frame_of(_encode(self._spans[start : start + _TOGETHER]))
+        data += frame_of(_encode(head))
         return data if len(data) <= MAX_TABLE else None
 
 
@@ -238,131 +189,123 @@ def _widest(places: Sequence[int]) -> int:
     return max((end - start for start, end in pairwise(places)), default=0)
 
 
-class _Frame(NamedTuple):
-    """A span as it is read: the point it begins at, how long it is in the blob and in the archive, its digest."""
-
-    point: Point
-    length: int
-    size: int
-    digest: str
-
-
 class Index:
     """An index of a layer; implements `Contents`. Its table is not in the blob but given."""
 
     is_stored = False
 
-    def __init__(self, data: bytes, descriptor: Descriptor) -> None:
+    def __init__(self, data: Buffer, descriptor: Descriptor) -> None:
         """Take an index of the layer `descriptor`; it is read, and checked for sense, by `parse`."""
         self.digest = oci.sha256(data)
         self.data = data
         self._descriptor = descriptor
         self._compression = compression_of(descriptor.media_type)
-        self._frames: dict[int, _Frame] = {}
+        self._spans: Sequence[Span] = ()
+        self._numbers: dict[int, int] = {}
+        """The numbers of spans, by where they are in the blob."""
+        self._entrances: Callable[[int], list[_Entrance]] = _nothing
 
-    def fetch(self, read: Fetch, where: str) -> bytes:  # noqa: ARG002  of the contract
+    def fetch(self, read: Fetch, where: str) -> Buffer:  # noqa: ARG002  of the contract
         """Return the index."""
         return self.data
 
-    def parse(self, table: bytes, where: str) -> Listing:
+    def parse(self, table: Buffer, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
         oci.check_match(oci.sha256(table), self.digest, where)
         try:
-            size = zstandard.frame_content_size(table)
-            if not 0 <= size <= _MAX_PLAIN:
-                raise Corrupt(f"an index of {size} bytes", where=where)
-            document = _decoder.decode(zstandard.ZstdDecompressor().decompress(table))
-            frames = list(_frames(document, self._descriptor, where))
-        except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            text, head = _opened(table, self._descriptor, where)
+            rows = len(text) - 1 - head.spans
+            entrances = lru_cache(_KEPT)(partial(_entrances, text, rows))
+            spans = list(_spans(map(entrances, range(head.spans)), self._descriptor.size, head.plain, where))
+            found = IndexRows(text, rows, spans, where)
+        except NOT_AN_INDEX as error:
             raise Corrupt(f"not an index: {error}", where=where) from error
-        self._frames = {frame.point.offset: frame for frame in frames}
-        starts = [frame.point.plain for frame in frames]
-        return Listed([_entry(row, frames, starts, where) for row in document.rows])
+        self._numbers = {span.offset: number for number, span in enumerate(spans)}
+        self._spans, self._entrances = spans, entrances
+        return found
 
     def inflate(self, data: Buffer, chunk: Chunk, where: str) -> bytes:
         """Return what a span holds, checked against its digest."""
-        frame = self._frames[chunk.offset]
+        number = self._numbers[chunk.offset]
+        span = self._spans[number]
         if self._compression is Compression.GZIP:
-            plain = inflate_from(frame.point, data, frame.size, where)
+            frame, place = divmod(number, _TOGETHER)
+            entrance = self._entrances(frame)[place]
+            point = Point(entrance.offset, entrance.bits, entrance.plain, _window(entrance))
+            plain = inflate_from(point, data, span.size, where)
         elif self._compression is Compression.ZSTD:
-            plain = first_bytes(data, frame.size, where)
+            plain = first_bytes(data, span.size, where)
         else:
             plain = bytes(data)
-        oci.check_match(oci.sha256(plain), frame.digest, where)
+        oci.check_match(oci.sha256(plain), span.digest, where)
         return plain
 
     def span(self, chunk: Chunk) -> Chunk | None:
         """Return the span that a chunk is in; None for a hole."""
         if chunk.zeros:
             return None
-        frame = self._frames[chunk.offset]
-        return Chunk(chunk.offset, chunk.length, 0, frame.size, frame.digest)
+        span = self._spans[self._numbers[chunk.offset]]
+        return Chunk(chunk.offset, chunk.length, 0, span.size, span.digest)
 
 
-def _frames(document: _Document, descriptor: Descriptor, where: str) -> Iterator[_Frame]:
-    """Yield the spans, which have to follow one another through the whole blob."""
-    if (document.version, document.blob, document.size) != (_VERSION, descriptor.digest, descriptor.size):
+def is_readable(data: Buffer, descriptor: Descriptor) -> bool:
+    """Return whether `data` is, as its head says, an index of a layer, and of the kind that is read here."""
+    try:
+        _opened(data, descriptor, "")
+    except (Corrupt, *NOT_AN_INDEX):
+        return False
+    return True
+
+
+def _opened(data: Buffer, descriptor: Descriptor, where: str) -> tuple[FramesText, _Head]:
+    """Return an index as text, and its head, which has to fit."""
+    places = frame_places(data)
+    if not places or places[-1][1] > _MAX_PLAIN:
+        raise Corrupt("not an index: frames of unknown sizes", where=where)
+    text = FramesText(data, places)
+    head = _head_decoder.decode(text.frame(len(text) - 1))
+    if (head.version, head.blob, head.size) != (_VERSION, descriptor.digest, descriptor.size):
         raise Corrupt("an index of something else", where=where)
-    spans = document.spans
-    for number, span in enumerate(spans):
-        following = spans[number + 1] if number + 1 < len(spans) else None
-        end = descriptor.size if following is None else following.offset + (following.bits > 0)
-        size = (document.plain if following is None else following.plain) - span.plain
+    if not 0 <= head.spans < len(text):
+        raise Corrupt("not an index: it lacks spans", where=where)
+    return text, head
+
+
+def _nothing(frame: int) -> list[_Entrance]:
+    raise KeyError(frame)
+
+
+def _entrances(text: FramesText, rows: int, frame: int) -> list[_Entrance]:
+    return _entrances_decoder.decode(text.frame(rows + frame))
+
+
+def _spans(groups: Iterator[list[_Entrance]], blob_size: int, plain_size: int, where: str) -> Iterator[Span]:
+    """Yield the spans, which have to follow one another through the whole blob, without what inflates them."""
+    wrong = Corrupt("its spans do not fit together", where=where)
+    places: list[tuple[int, int, int, bytes]] = []
+    for group in groups:
+        if len(places) % _TOGETHER:
+            raise wrong
+        for one in group:
+            _window(one)
+            places.append((one.offset, one.bits, one.plain, one.digest))
+    ends = (blob_size, 0, plain_size, b"")
+    for (offset, bits, plain, digest), (end, more, plain_end, _) in pairwise([*places, ends]):
+        length, size = end + (more > 0) - offset, plain_end - plain
         if not (
-            0 <= span.offset < end <= min(descriptor.size, span.offset + _MAX_LENGTH + 1)
+            0 <= offset < offset + length <= min(blob_size, offset + _MAX_LENGTH + 1)
             and 0 < size <= MAX_FRAME
-            and 0 <= span.bits < 8  # noqa: PLR2004  bits of a byte
-            and (number or not span.plain)
+            and 0 <= bits < 8  # noqa: PLR2004  bits of a byte
+            and (offset > places[0][0] or not plain)
         ):
-            raise Corrupt("its spans do not fit together", where=where)
-        window = zstandard.ZstdDecompressor().decompress(span.window, max_output_size=1 << 16) if span.window else b""
-        point = Point(span.offset, span.bits, span.plain, window)
-        yield _Frame(point, end - span.offset, size, _PREFIX + span.digest.hex())
+            raise wrong
+        yield Span(plain, offset, length, size, _PREFIX + digest.hex())
 
 
-def _entry(row: _Row, frames: Sequence[_Frame], starts: Sequence[int], where: str) -> Entry:
-    path, link = os.fsdecode(row.path), os.fsdecode(row.link)
-    named = f"{where}: {path[:200]!r}"
-    if path != clean_archive_path(path, named) or (row.kind == "hardlink" and link != clean_archive_path(link, named)):
-        raise Corrupt("a name that no entry has", where=named)
-    if max(len(path), len(link)) > MAX_NAME or bool(link) != (row.kind in _LINKS) or (row.size and row.kind != "reg"):
-        raise Corrupt("an entry that cannot be", where=named)
-    if row.size < 0 or (row.size and len(row.digest) != 32):  # noqa: PLR2004  bytes of a sha256
-        raise Corrupt("a file without a digest", where=named)
-    digest = _PREFIX + row.digest.hex() if row.size else ""
-    return Entry(
-        path=path,
-        kind=row.kind,
-        mode=row.mode & 0o7777,
-        uid=row.uid,
-        gid=row.gid,
-        size=row.size,
-        mtime_ns=row.mtime_ns,
-        link=link,
-        dev=row.dev,
-        xattrs={os.fsdecode(name): value for name, value in row.xattrs.items()},
-        digest=digest,
-        chunks=tuple(_chunks(row, digest, frames, starts, named)) if row.size else (),
-    )
-
-
-def _chunks(row: _Row, digest: str, frames: Sequence[_Frame], starts: Sequence[int], where: str) -> Iterator[Chunk]:
-    """Yield a file's chunks: what of each span is its own, and the holes between."""
-    done = 0
-    end = starts[-1] + frames[-1].size if frames else 0
-    for start, place, length in row.extents:
-        if start < done or length <= 0 or place < 0 or place + length > end or start + length > row.size:
-            raise Corrupt("its content cannot be where it is said to be", where=where)
-        if start > done:
-            yield Chunk(0, 0, done, start - done, "", zeros=True)
-        done = start
-        while done < start + length:
-            at = place + done - start
-            frame = frames[bisect_right(starts, at) - 1]
-            inner = at - frame.point.plain
-            size = min(frame.size - inner, start + length - done)
-            whole = digest if size == row.size else ""
-            yield Chunk(frame.point.offset, frame.length, done, size, whole, inner=inner)
-            done += size
-    if done < row.size:
-        yield Chunk(0, 0, done, row.size - done, "", zeros=True)
+def _window(entrance: _Entrance) -> bytes:
+    """Return the last of what came out before an entrance; raises `zstandard.ZstdError`."""
+    if not entrance.window:
+        return b""
+    if not 0 <= zstandard.frame_content_size(entrance.window) <= _MOST_WINDOW:
+        raise zstandard.ZstdError("a window that is too large")
+    return zstandard.ZstdDecompressor().decompress(entrance.window)

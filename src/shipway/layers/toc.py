@@ -42,18 +42,18 @@ class TocLocation:
         """Return the table as it is in the blob."""
         return read(self.offset, self.length)
 
-    def parse(self, table: bytes, where: str) -> Listing:
+    def parse(self, table: Buffer, where: str) -> Listing:
         """Return its entries; see `parse_toc`."""
         return parse_toc(table, self, where)
 
-    def entries(self, table: bytes, where: str) -> Iterable[Entry]:
+    def entries(self, table: Buffer, where: str) -> Iterable[Entry]:
         """Return its entries, to be gone through any number of times; of these none is kept.
 
         Raises as `parse` does; of what an entry says not before it is reached.
         """
         return TableEntries(_text(table, self, where), self.offset, where)
 
-    def split_digest(self, table: bytes, where: str) -> str:
+    def split_digest(self, table: Buffer, where: str) -> str:
         """Return the digest of the tar-split that its table, which was checked, speaks of; empty for none."""
         return split_digest(partial(decompressed_pieces, table), where)
 
@@ -102,7 +102,7 @@ def toc_location(descriptor: Descriptor) -> TocLocation | None:
     return TocLocation(offset, length, uncompressed, digest, plain_digest and digest_of(plain_digest, where))
 
 
-def parse_toc(data: bytes, location: TocLocation, where: str = "") -> Listing:
+def parse_toc(data: Buffer, location: TocLocation, where: str = "") -> Listing:
     """Return the entries, with their chunks, of the table of contents that `data` is, compressed.
 
     Raises `DigestMismatch`, `Truncated` or `SizeMismatch` if it is not the one that

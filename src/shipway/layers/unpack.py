@@ -43,7 +43,7 @@ class Unpacked:
     diff_id: str
     diff_size: int
     entries: int
-    index: bytes | None = None
+    index: Buffer | None = None
     """Its index (`shipway.layers.index`), if one was wanted and there can be one."""
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
-import msgspec
 import zstandard
 
 from shipway.errors import Corrupt
@@ -24,14 +23,13 @@ from shipway.local.database import Database
 from shipway.local.layered import LayeredTree
 from shipway.local.rows import Record
 from shipway.local.store import Store
-from shipway.trees.checksum import Checksums, bare_record, header, record
+from shipway.trees.checksum import PREFIX, Checksums, bare_record, header, raw, record
 from shipway.trees.entry import Entry, LocalTree, OpenFile
 
 LIMIT = 64 << 20
 """Bytes kept for remote layers."""
-_PREFIX = "sha256:"
-_encoder = msgspec.msgpack.Encoder()
-_digests = msgspec.msgpack.Decoder(dict[bytes, bytes])
+_FORM = b"digests "
+"""Begins what is kept of a remote layer."""
 
 
 def local_checksums(store: Store, ref: Record) -> Checksums:
@@ -47,23 +45,28 @@ class RemoteDigests:
         """Keep them in `database`."""
         self._database = database
 
-    def load(self, table: str) -> dict[str, str]:
-        """Return what is known of the layer whose table of contents has the digest `table`: digests by path."""
+    def load(self, table: str) -> bytearray:
+        """Return what is known of the layer whose table of contents has the digest `table`.
+
+        These are the digests of the records of its entries, one after the other in its order, zeros for one that is
+        not known; what comes after the end is not either.
+        """
         with self._database.write() as db:
             db.execute("UPDATE checksums SET used = ? WHERE layer = ?", (time.time_ns(), table))
             data = _load(self._database, table)
-        if data is None:
-            return {}
         try:
-            found = _digests.decode(zstandard.ZstdDecompressor().decompress(data))
-        except (zstandard.ZstdError, msgspec.DecodeError) as error:
+            found = zstandard.ZstdDecompressor().decompress(data) if data is not None else b""
+        except zstandard.ZstdError as error:
             raise Corrupt(f"kept checksums cannot be read: {error}", where=str(self._database.path)) from error
-        return {os.fsdecode(path): _PREFIX + digest.hex() for path, digest in found.items()}
+        # Those of earlier versions were by path, a map in MessagePack.
+        return bytearray(found[len(_FORM) :]) if found.startswith(_FORM) else bytearray()
 
-    def save(self, table: str, digests: Mapping[str, str]) -> None:
+    def save(self, table: str, digests: bytearray) -> None:
         """Remember `digests`, all that is known of a layer."""
-        rows = {os.fsencode(path): _raw(digest) for path, digest in digests.items()}
-        data = _compressed(rows)
+        packing = zstandard.ZstdCompressor(level=1).compressobj(size=len(_FORM) + len(digests))
+        data = bytearray(packing.compress(_FORM))
+        data += packing.compress(digests)
+        data += packing.flush()
         with self._database.write() as db:
             db.execute("INSERT OR REPLACE INTO checksums VALUES (?, NULL, ?, ?)", (table, data, time.time_ns()))
             db.execute(
@@ -99,8 +102,8 @@ class _LocalRecords:
                         digest = record(row.header, OpenFile(fd), row.size, entry.path)
                     finally:
                         os.close(fd)
-                    entry.place.known(_raw(digest))
-                yield _PREFIX + row.digest.hex()
+                    entry.place.known(raw(digest))
+                yield PREFIX + row.digest.hex()
 
     def _save(self) -> None:
         for layer in self._layers:
@@ -119,18 +122,10 @@ def kept_row(entry: Entry) -> Row:
     if entry.size:
         row.size, row.header = entry.size, header(entry)
     elif entry.kind not in ("hardlink", "whiteout", "opaque"):
-        row.digest = _raw(bare_record(entry))
+        row.digest = raw(bare_record(entry))
     return row
 
 
 def _load(database: Database, layer: str) -> bytes | None:
     rows = database.read("SELECT data FROM checksums WHERE layer = ?", layer)
     return rows[0][0] if rows else None
-
-
-def _compressed(rows: object) -> bytes:
-    return zstandard.ZstdCompressor(level=3).compress(_encoder.encode(rows))
-
-
-def _raw(digest: str) -> bytes:
-    return bytes.fromhex(digest.removeprefix(_PREFIX))

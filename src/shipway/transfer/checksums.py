@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 
 from shipway.local.checksums import RemoteDigests
 from shipway.transfer.remote_tree import RemoteTree
-from shipway.trees.checksum import Checksums, bare_record, header, record
+from shipway.trees.checksum import DIGEST_SIZE, PREFIX, Checksums, bare_record, header, raw, record
 from shipway.trees.entry import Entry
+
+_WINDOW = 8 << 10
+"""Entries whose records are worked out at a time."""
 
 
 def remote_checksums(tree: RemoteTree, kept: RemoteDigests) -> Checksums:
@@ -27,54 +31,58 @@ class _RemoteRecords:
     def __init__(self, tree: RemoteTree, kept: RemoteDigests) -> None:
         self._tree = tree
         self._kept = kept
-        self._tables = tree.tables
-        self._known: dict[int, dict[str, str]] = {}
+        self._known: dict[int, bytearray] = {}
+        """By layer, the digests of the records of its files, one after the other; zeros for those not known."""
+        self._changed: set[int] = set()
 
-    def digests(self, wanted: Iterable[Entry]) -> list[str]:
-        """Return the digests of the records of entries of the tree; files not known are fetched, in one go."""
-        entries = list(wanted)
-        origins = {entry.path: self._place(entry) for entry in entries if entry.size}
-        lacking: dict[tuple[int, str], Entry] = {}
-        for entry in entries:
-            if entry.size:
-                number, path = origins[entry.path]
-                if path not in self._of_layer(number):
-                    lacking.setdefault((number, path), entry)
+    def digests(self, wanted: Iterable[Entry]) -> Iterator[str]:
+        """Yield the digests of the records of entries of the tree; files not known are fetched, many in one go.
+
+        Those read before a failure are remembered too.
+        """
+        entries = iter(wanted)
+        try:
+            while window := list(islice(entries, _WINDOW)):
+                yield from self._look(window)
+        finally:
+            self._save()
+
+    def _look(self, entries: Sequence[Entry]) -> Iterator[str]:
+        places = [self._tree.place_of(entry) if entry.size else None for entry in entries]
+        lacking = {
+            place: entry
+            for place, entry in zip(places, entries, strict=True)
+            if place is not None and not any(self._digest(place))
+        }
         self._fetch(lacking)
-        digests = []
-        for entry in entries:
-            if entry.size:
-                number, path = origins[entry.path]
-                digests.append(self._known[number][path])
-            else:
-                digests.append(bare_record(entry))
-        return digests
+        for place, entry in zip(places, entries, strict=True):
+            yield bare_record(entry) if place is None else PREFIX + self._digest(place).hex()
 
-    def _place(self, entry: Entry) -> tuple[int, str]:
-        """Return which layer holds a file, and what it is known by there: its path, unless the layer has that twice."""
-        number, path = self._tree.origin_of(entry)
-        if not self._tables[number] and path not in self._tree.records(number):
-            path = f"{path}\0{entry.digest}"
-        return number, path
-
-    def _of_layer(self, number: int) -> dict[str, str]:
+    def _digest(self, place: tuple[int, int]) -> bytearray:
+        number, index = place
         known = self._known.get(number)
         if known is None:
-            table = self._tables[number]
-            known = self._known[number] = self._kept.load(table) if table else dict(self._tree.records(number))
-        return known
+            table = self._tree.tables[number]
+            known = self._kept.load(table) if table else bytearray()
+            if not known:
+                known = self._tree.records(number)
+                self._changed.add(number)
+            self._known[number] = known
+        return known[DIGEST_SIZE * index : DIGEST_SIZE * (index + 1)]
 
-    def _fetch(self, lacking: dict[tuple[int, str], Entry]) -> None:
-        """Read files and remember the digests of their records, those read before a failure too."""
-        origins = {entry.path: origin for origin, entry in lacking.items()}
-        changed: set[int] = set()
-        try:
-            with closing(self._tree.read(lacking.values())) as files:
-                for entry, content in files:
-                    number, path = origins[entry.path]
-                    self._known[number][path] = record(header(entry), content, entry.size, entry.path)
-                    changed.add(number)
-        finally:
-            for number in changed:
-                if self._tables[number]:
-                    self._kept.save(self._tables[number], self._known[number])
+    def _fetch(self, lacking: dict[tuple[int, int], Entry]) -> None:
+        places = {entry.path: place for place, entry in lacking.items()}
+        with closing(self._tree.read(lacking.values())) as files:
+            for entry, content in files:
+                number, index = places[entry.path]
+                known, at = self._known[number], DIGEST_SIZE * index
+                known.extend(bytes(max(0, at + DIGEST_SIZE - len(known))))
+                known[at : at + DIGEST_SIZE] = raw(record(header(entry), content, entry.size, entry.path))
+                self._changed.add(number)
+
+    def _save(self) -> None:
+        for number in self._changed:
+            table = self._tree.tables[number]
+            if table and self._known[number]:
+                self._kept.save(table, self._known[number])
+        self._changed.clear()

@@ -264,7 +264,7 @@ class ReadTable(NamedTuple, Generic[E]):
     """A table of contents as it was read: its entries, itself as it is stored, how many bytes were fetched for it."""
 
     entries: E
-    data: bytes
+    data: Buffer
     fetched: int
 
 
@@ -284,10 +284,10 @@ def stream_table(
 
 
 def _read_table(
-    remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None, parse: Callable[[bytes, str], E]
+    remote: BlobSource, descriptor: Descriptor, contents: Contents, kept: Kept | None, parse: Callable[[Buffer, str], E]
 ) -> ReadTable[E]:
     where = f"{remote.name}@{descriptor.digest}"
-    data = kept.get(contents.digest) if kept is not None and contents.is_stored else b""
+    data: Buffer = kept.get(contents.digest) if kept is not None and contents.is_stored else b""
     if data:
         with suppress(Corrupt):
             return ReadTable(parse(data, where), data, 0)
@@ -300,7 +300,7 @@ def _read_table(
         fetched += len(found)
         return found
 
-    def read_all() -> tuple[bytes, E]:
+    def read_all() -> tuple[Buffer, E]:
         with judged(remote, descriptor):
             found = contents.fetch(read, where)
             return found, parse(found, where)

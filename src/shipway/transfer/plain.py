@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO
+from itertools import repeat
+from typing import IO, NamedTuple
 
 from msgspec.structs import replace
 
 from shipway import oci
-from shipway.errors import Corrupt, NotFound, SizeMismatch
+from shipway.errors import Corrupt, SizeMismatch
 from shipway.layers.bounds import Bounds
 from shipway.layers.digests import ContentDigests, zeros
 from shipway.layers.index import IndexBuilder
@@ -32,52 +33,65 @@ from shipway.progress import Progress, ProgressCallback
 from shipway.remotes.contract import BlobSource, until_right
 from shipway.transfer.ahead import Job
 from shipway.transfer.delivery import WHOLE, Piece
-from shipway.trees.checksum import header
+from shipway.trees.checksum import DIGEST_SIZE, header
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile
+from shipway.trees.listing import Listed, Listing
+from shipway.trees.packed import PackedEntries, picked
 from shipway.trees.writer import typed
 
 _HOLE = -1
-Segments = list[tuple[int, int]]
-"""Where a content is: places and lengths in the spool, or a hole's length."""
+Segment = tuple[int, int]
+"""Where a part of a content is, and its length; of a hole only that is known."""
 
 
-@dataclass(slots=True)
 class Capture:
-    """Contents of files of one layer, by their digests, in an open file."""
+    """Contents of files of one layer, by the numbers of their entries, in an open file."""
 
-    spool: IO[bytes]
-    _segments: dict[str, Segments] = field(default_factory=dict)
-    _end: int = 0
+    def __init__(self, spool: IO[bytes]) -> None:
+        """Write contents to `spool`."""
+        self._spool = spool
+        self._end = 0
+        self._contents = array("I")
+        """By entry, the number of its content, from 1 on, or 0."""
+        self._firsts = array("Q", [0])
+        """The number of each content's first segment."""
+        self._segments = array("q")
 
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._segments
+    def __contains__(self, number: int) -> bool:
+        return number < len(self._contents) and self._contents[number] > 0
 
-    def take(self, path: str, piece: Buffer | int) -> tuple[int, int]:
+    def take(self, path: str, piece: Buffer | int) -> Segment:
         """Write a piece of a content down while it passes by, and return where it is; `path` is for errors."""
         if isinstance(piece, int):
             return _HOLE, piece
         try:
-            self.spool.write(piece)
+            self._spool.write(piece)
         except OSError as error:
             raise typed(error, path) from error
         start = self._end
         self._end += len(piece)
         return start, len(piece)
 
-    def keep(self, digest: str, segments: Segments) -> None:
+    def keep(self, number: int, segments: Sequence[Segment]) -> None:
         """Remember where a content is whose pieces have all been taken."""
-        self._segments[digest] = segments
+        for segment in segments:
+            self._segments.extend(segment)
+        self._contents.extend(repeat(0, number + 1 - len(self._contents)))
+        self._contents[number] = len(self._firsts)
+        self._firsts.append(len(self._segments) // 2)
 
-    def pieces(self, entry: Entry) -> Generator[Piece, None, None]:
-        """Yield the content of `entry`."""
-        self.spool.flush()
-        spool, segments = self.spool.fileno(), self._segments[entry.digest]
+    def pieces(self, entry: Entry, number: int) -> Generator[Piece, None, None]:
+        """Yield the content of `entry`, whose number here is `number`."""
+        self._spool.flush()
+        spool, content = self._spool.fileno(), self._contents[number]
+        flat = iter(self._segments[2 * self._firsts[content - 1] : 2 * self._firsts[content]])
+        segments = list(zip(flat, flat, strict=True))
         if entry.size <= WHOLE and all(start != _HOLE for start, _ in segments):
             data = b"".join(os.pread(spool, size, start) for start, size in segments)
             yield Piece(entry, data, last=True)
             return
-        for number, (start, size) in enumerate(segments, 1):
-            yield Piece(entry, size if start == _HOLE else os.pread(spool, size, start), number == len(segments))
+        for count, (start, size) in enumerate(segments, 1):
+            yield Piece(entry, size if start == _HOLE else os.pread(spool, size, start), count == len(segments))
 
 
 class PlainLayer:
@@ -88,57 +102,64 @@ class PlainLayer:
     ) -> None:
         """Read from `remote`; nothing is fetched yet. An index that is made on the way is kept in `indexes`."""
         self.descriptor = descriptor
-        self.known: Sequence[Entry] | None = None
+        self.known: Listing | None = None
         """The layer's entries, once it was read to its end."""
         self.with_records = False
         """Whether to work out the records of files (`shipway.trees.checksum`) while reading."""
-        self.index: bytes | None = None
+        self.index: Buffer | None = None
         """The layer's index, once it was read to its end, if there can be one."""
-        self.records: Mapping[str, str] = {}
-        """Digests of the records of files, by path, once it was read to its end with them."""
+        self.records = bytearray()
+        """The digests of the records of its files, each at its entry's place, once it was read to its end with them."""
         self._indexes = indexes
         self._remote = remote
         self._limits = limits
         self._where = f"{remote.name}@{descriptor.digest}"
 
-    def entries(self) -> Sequence[Entry]:
-        """Return the layer's entries; on the first call all of it is read, and checked, for that."""
-        return self.known if self.known is not None else until_right(self.scan)
+    @property
+    def table(self) -> str:
+        """The digest of its index; empty without one."""
+        return oci.sha256(self.index) if self.index is not None else ""
+
+    def entries(self) -> Listing:
+        """Return the layer's entries; all of it is read, and checked, if that was not done yet, or without records."""
+        if self.known is None or (self.with_records and len(self.records) < DIGEST_SIZE * len(self.known)):
+            return until_right(self.scan)
+        return self.known
 
     def scan(
         self,
         capture: Capture | None = None,
         *,
-        wanted: Callable[[str], bool] = lambda _: False,
-        enough: Callable[[Entry], bool] = lambda _: False,
+        wanted: Callable[[int, str], bool] = lambda _number, _path: False,
+        enough: Callable[[int, Entry], bool] = lambda _number, _entry: False,
         progress: ProgressCallback | None = None,
-    ) -> Sequence[Entry]:
-        """Read the layer until `enough` says so of an entry, or to its end; return the entries seen.
+    ) -> Listing:
+        """Read the layer until `enough` says so of an entry and its number, or to its end; return the entries seen.
 
         It is read on to its end, too, when that costs no more than has been spent on it: for the sake of its index.
-        Contents of files whose paths are `wanted` go to `capture`. At the end of the blob its digest and
+        Contents of files whose numbers and paths are `wanted` go to `capture`. At the end of the blob its digest and
         size have been checked. Raises what the remote and the layer's format raise.
         """
         with self._remote.read_blob(self.descriptor) as pieces:
             blob = _Checked(pieces, self.descriptor, self._where, progress)
             bounds = Bounds(self._limits, self.descriptor.size, self._where)
-            seen: list[Entry] = []
+            seen: PackedEntries[Entry] = PackedEntries()
             digests = _Digests(with_records=self.with_records)
             reader = LayerReader(blob, self.descriptor, self._where, index=self.known is None, bounds=bounds)
             builder = reader.index
             has_enough = False
             try:
-                for entry, content in reader:
+                for number, (entry, content) in enumerate(reader):
                     if entry.is_file and entry.size:
-                        keep = capture if wanted(entry.path) else None
-                        entry = digests.known(entry, content, keep)  # noqa: PLW2901  now known
-                    seen.append(entry)
+                        keep = capture if wanted(number, entry.path) else None
+                        entry = digests.known(number, entry, content, keep)  # noqa: PLW2901  now known
+                    seen.add(entry)
                     if builder is not None:
                         builder.add(entry, entry.digest, reader.stored(entry))
-                    if not has_enough and enough(entry):
+                    if not has_enough and enough(number, entry):
                         if not self._is_worth_reading_on(builder, blob.size):
                             blob.leave()
-                            return seen
+                            return Listed(seen)
                         has_enough = True
             except Corrupt:
                 _drain(blob)  # whether it was damaged on its way, or made so, is for its digest to say
@@ -148,8 +169,9 @@ class PlainLayer:
             self.index = builder.finish()
         if self.index is not None and self._indexes is not None:
             self._indexes.save(self.descriptor, self.index)
-        self.known, self.records = seen, digests.records
-        return seen
+        self.known, self.records = Listed(seen), digests.records
+        self.records.extend(bytes(DIGEST_SIZE * len(seen) * self.with_records - len(self.records)))
+        return self.known
 
     def _is_worth_reading_on(self, builder: IndexBuilder | None, done: int) -> bool:
         """Whether an index is worth reading on; if not, take notice of what was spent without one."""
@@ -161,55 +183,62 @@ class PlainLayer:
         return False
 
     def jobs(
-        self, files: Sequence[tuple[str, Entry]], captured: Capture | None, make_spool: Callable[[], IO[bytes]]
+        self,
+        entries: Collection[Entry],
+        files: Files,
+        captured: Capture | None,
+        make_spool: Callable[[], IO[bytes]],
     ) -> list[Job[Piece]]:
         """Return what reads contents: those of `captured` from there, the others by reading the layer again.
 
-        `files` are paths in this layer, each with the entry it is read for. The layer's entries must be
-        known if not all are captured.
+        `files` are which of `entries`, and what their contents are here. The layer's entries must be known if not all
+        are captured.
         """
+        here, again = Files(array("I"), array("I")), Files(array("I"), array("I"))
+        for number, place in zip(*files, strict=True):
+            (here if captured is not None and place in captured else again).add(number, place)
         jobs: list[Job[Piece]] = []
         if captured is not None:
-            jobs.append(partial(_deliver, captured, [entry for _, entry in files if entry.digest in captured]))
-            files = [(path, entry) for path, entry in files if entry.digest not in captured]
-        if files:
-            jobs.append(partial(self._read_again, files, make_spool))
+            jobs.append(partial(_deliver, captured, entries, here))
+        if again.numbers:
+            jobs.append(partial(self._read_again, entries, again, make_spool))
         return jobs
 
     def _read_again(
-        self, files: Sequence[tuple[str, Entry]], make_spool: Callable[[], IO[bytes]]
+        self, entries: Collection[Entry], files: Files, make_spool: Callable[[], IO[bytes]]
     ) -> Generator[Piece, None, None]:
-        paths = {entry.digest: path for path, entry in files}
-        # Of a path that comes twice both contents are known: the first may be that of a hard link to it.
-        expected: dict[str, list[str]] = {path: [] for path in paths.values()}
-        for entry in self.entries():
-            if entry.path in expected:
-                expected[entry.path].append(entry.digest)
+        known = self.entries()
+        wanted = bytearray(len(known))
+        for place in files.places:
+            wanted[place] = 1
+        last = max(files.places)
 
-        def capture_all(capture: Capture) -> Mapping[str, str]:
-            missing = dict(paths)
-
-            def check(entry: Entry) -> bool:
-                known = expected.get(entry.path)
-                if known is not None and entry.digest not in known:
-                    oci.check_match(entry.digest, known[0], f"{self._where}, {entry.path!r}")
-                missing.pop(entry.digest, None)
-                return not missing
-
-            self.scan(capture, wanted=expected.__contains__, enough=check)
-            return missing
+        def check(number: int, entry: Entry) -> bool:
+            if wanted[number]:
+                oci.check_match(entry.digest, known.entry(number).digest, f"{self._where}, {entry.path!r}")
+            return number >= last
 
         with make_spool() as spool:
             capture = Capture(spool)
-            missing = until_right(partial(capture_all, capture))
-            if missing:
-                raise NotFound(f"no file {min(missing.values())!r} in the layer", where=self._where)
-            yield from _deliver(capture, [entry for _, entry in files])
+            until_right(partial(self.scan, capture, wanted=lambda number, _: bool(wanted[number]), enough=check))
+            yield from _deliver(capture, entries, files)
 
 
-def _deliver(capture: Capture, entries: Iterable[Entry]) -> Generator[Piece, None, None]:
-    for entry in entries:
-        yield from capture.pieces(entry)
+class Files(NamedTuple):
+    """Some of many entries, by their numbers, and the numbers that their contents' entries have in a layer."""
+
+    numbers: array[int]
+    places: array[int]
+
+    def add(self, number: int, place: int) -> None:
+        """Take one more."""
+        self.numbers.append(number)
+        self.places.append(place)
+
+
+def _deliver(capture: Capture, entries: Collection[Entry], files: Files) -> Generator[Piece, None, None]:
+    for entry, place in zip(picked(entries, files.numbers), files.places, strict=True):
+        yield from capture.pieces(entry, place)
 
 
 class _Digests:
@@ -217,19 +246,14 @@ class _Digests:
 
     def __init__(self, *, with_records: bool) -> None:
         self._with_records = with_records
-        self._records: dict[str, str] = {}
+        self.records = bytearray()
         self._digests = ContentDigests()
 
-    @property
-    def records(self) -> dict[str, str]:
-        """The records by path; of a path that came twice, which one is meant is for those to say who read it again."""
-        return {path: digest for path, digest in self._records.items() if digest}
-
-    def known(self, entry: Entry, content: Content, capture: Capture | None) -> Entry:
+    def known(self, number: int, entry: Entry, content: Content, capture: Capture | None) -> Entry:
         """Return an entry with its digest, once its content has passed by, to be captured if that is wanted."""
         assert not isinstance(content, OpenFile)
         pieces: Iterable[Buffer | int] = (content,) if isinstance(content, (bytes, bytearray, memoryview)) else content
-        segments: Segments = []
+        segments: list[Segment] = []
         record = hashlib.sha256(header(entry)) if self._with_records else None
         self._digests.begin(entry.size)
         for piece in pieces:
@@ -241,9 +265,10 @@ class _Digests:
                     record.update(data)
         digest = self._digests.end()
         if capture is not None:
-            capture.keep(digest, segments)
+            capture.keep(number, segments)
         if record is not None:
-            self._records[entry.path] = "" if entry.path in self._records else f"sha256:{record.hexdigest()}"
+            self.records.extend(bytes(DIGEST_SIZE * number - len(self.records)))
+            self.records += record.digest()
         return replace(entry, digest=digest)
 
 

@@ -24,6 +24,7 @@ from shipway.remotes.contract import Remote, until_right
 from shipway.transfer.images import Image
 from shipway.transfer.plain import PlainLayer
 from shipway.transfer.sources import HereFirst
+from shipway.trees.entry import Buffer
 
 LAYER = "dev.shipway.layer"
 """Annotation of an index: the digest of the layer's blob."""
@@ -102,7 +103,7 @@ def take_indexes(store: Store, remote: Remote, image: Image, digest: str) -> int
     return len(found)
 
 
-def _index(store: Store, remote: Remote, layer: Descriptor) -> bytes | None:
+def _index(store: Store, remote: Remote, layer: Descriptor) -> Buffer | None:
     if contents_of(layer) is not None:
         return None
     known = store.indexes.load(layer)
@@ -120,6 +121,6 @@ def _read(remote: Remote, blob: Descriptor, where: str) -> bytes:
     return data
 
 
-def _put(remote: Remote, blob: Descriptor, data: bytes) -> None:
+def _put(remote: Remote, blob: Descriptor, data: Buffer) -> None:
     if not remote.has_blob(blob):
         remote.put_blob(blob, lambda: io.BytesIO(data))

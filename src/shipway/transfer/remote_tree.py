@@ -10,9 +10,8 @@ from __future__ import annotations
 import tempfile
 import threading
 from array import array
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
-from copy import deepcopy
 from functools import partial
 from itertools import compress, count
 from pathlib import Path
@@ -32,13 +31,14 @@ from shipway.stopping import Workers
 from shipway.transfer.ahead import WORKERS, Job, run_ahead
 from shipway.transfer.chunked import ChunkedLayer
 from shipway.transfer.delivery import Piece, assemble, repeated, weigh
-from shipway.transfer.plain import Capture, PlainLayer
+from shipway.transfer.plain import Capture, Files, PlainLayer
 from shipway.transfer.repeats import Repeats
 from shipway.transfer.search import Search
 from shipway.transfer.sources import HereFirst
 from shipway.trees.content import ContentWriter
 from shipway.trees.entry import Content, Entry
 from shipway.trees.extract import extract
+from shipway.trees.listing import Listing, listing
 from shipway.trees.merged import merge
 from shipway.trees.packed import PackedEntries, picked
 from shipway.trees.writer import typed
@@ -100,21 +100,28 @@ class RemoteTree:
         """Return which layer, from 0 for the base, holds the content of a file of this tree, and under what path."""
         return self._whole().origin_of(entry)
 
+    def place_of(self, entry: Entry) -> tuple[int, int]:
+        """Return which layer, from 0 for the base, holds the content of a file of this tree, and with which entry."""
+        return self._whole().place_of(entry)
+
     def work_out_records(self) -> None:
         """Have the records of files of layers without tables worked out when these are read, from now on."""
         for layer in self._layers:
             if isinstance(layer, PlainLayer):
                 layer.with_records = True
 
-    def records(self, number: int) -> Mapping[str, str]:
-        """Return the digests of the records of a layer's files that were worked out, by path."""
+    def records(self, number: int) -> bytearray:
+        """Return the digests of the records of a layer's files that are worked out, each at its entry's place."""
         layer = self._layers[number]
-        return layer.records if isinstance(layer, PlainLayer) else {}
+        if isinstance(layer, PlainLayer):
+            layer.entries()
+            return layer.records
+        return bytearray()
 
     @property
     def tables(self) -> list[str]:
-        """The digests of the layers' tables of contents, base first; empty for a layer without one."""
-        return [layer.table if isinstance(layer, ChunkedLayer) else "" for layer in self._layers]
+        """The digests of the layers' tables of contents, or indexes, base first; empty for a layer without one."""
+        return [layer.table for layer in self._layers]
 
     def extract(
         self,
@@ -182,7 +189,7 @@ class RemoteTree:
             return self._whole()
         with Workers(WORKERS, "shipway-list") as pool:
             list(pool.map(_list_layer, (layer for layer in layers if isinstance(layer, ChunkedLayer))))
-        found: list[Iterable[Entry]] = [()] * len(layers)
+        found = [listing(())] * len(layers)
         captures: dict[int, Capture] = {}
         for number in reversed(range(len(layers))):
             layer = layers[number]
@@ -205,7 +212,7 @@ class _View:
     def __init__(
         self,
         layers: Sequence[Layer],
-        entries: Sequence[Iterable[Entry]],
+        entries: Sequence[Listing],
         captures: dict[int, Capture],
         staging: Path | None,
         store: Store | None,
@@ -214,10 +221,15 @@ class _View:
         self._store = store
         self._captures = captures
         self._staging = staging
+        self._entries = entries
         self._merged = merge(entries)
         self.get = self._merged.get
         self.names = self._merged.names
         self.origin_of = self._merged.origin_of
+
+    def place_of(self, entry: Entry) -> tuple[int, int]:
+        number, path = self.origin_of(entry)
+        return number, self._entries[number].place(path, entry.digest)
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
         if not isinstance(entries, (Sequence, PackedEntries)):
@@ -265,8 +277,9 @@ class _View:
             if isinstance(layer, ChunkedLayer):
                 jobs += layer.jobs(entries, numbers, pack)
             else:
-                files = [(self._merged.origin_of(entry)[1], entry) for entry in picked(entries, numbers)]
-                jobs += layer.jobs(files, self._captures.get(layer_number), lambda: _make_spool(self._staging))
+                places = array("I", (self.place_of(entry)[1] for entry in picked(entries, numbers)))
+                captured = self._captures.get(layer_number)
+                jobs += layer.jobs(entries, Files(numbers, places), captured, lambda: _make_spool(self._staging))
         return jobs
 
 
@@ -288,13 +301,19 @@ def extract_remote(
 
 def _scan(
     layer: PlainLayer, search: Search, capture: Capture, progress: ProgressCallback | None
-) -> tuple[Search, Sequence[Entry]]:
+) -> tuple[Search, Listing]:
     """Return the entries of a layer up to where enough was seen, and what is searched for after them."""
-    search = deepcopy(search)  # of what turns out not to be right nothing is remembered
-    return search, layer.scan(capture, wanted=search.wants, enough=search.look, progress=progress)
+    search = search.copy()  # of what turns out not to be right nothing is remembered
+    found = layer.scan(
+        capture,
+        wanted=lambda _, path: search.wants(path),
+        enough=lambda _, entry: search.look(entry),
+        progress=progress,
+    )
+    return search, found
 
 
-def _list_layer(layer: Layer) -> Iterable[Entry]:
+def _list_layer(layer: Layer) -> Listing:
     return layer.entries()
 
 

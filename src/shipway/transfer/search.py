@@ -10,9 +10,12 @@ means that all must be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
+from copy import deepcopy
+from typing import Self
 
 from shipway.trees.entry import Entry, join, parent_of
+from shipway.trees.listing import Listing
 from shipway.trees.patterns import fixed_prefix, has_magic
 
 _FINAL = ("reg", "symlink", "char", "block", "fifo")
@@ -29,8 +32,8 @@ class Search:
         self._above: set[str] = set()
         """Directories that are on the way to a source."""
         self._targets: set[str] = set()
-        self._seen: set[str] = set()
-        """Paths that an upper layer has something at."""
+        self._seen: list[Container[str]] = []
+        """The paths at which each upper layer has something."""
         self._is_simple = bool(sources)
         for source in sources or ("/",):
             is_pattern = wildcard and has_magic(source)
@@ -55,14 +58,12 @@ class Search:
 
     def wants(self, path: str) -> bool:
         """Whether the content of a file at `path` of the present layer may be needed."""
-        if path in self._seen:
-            return False
-        prefixes = self._prefixes
-        while path not in prefixes:
-            if not path:
+        prefix, prefixes = path, self._prefixes
+        while prefix not in prefixes:
+            if not prefix:
                 return False
-            path = parent_of(path)
-        return True
+            prefix = parent_of(prefix)
+        return not any(path in paths for paths in self._seen)
 
     def look(self, entry: Entry) -> bool:
         """Take notice of one entry of the present layer; return whether enough has been seen.
@@ -85,15 +86,19 @@ class Search:
         """Whether enough has been seen."""
         return self._is_simple and not self._missing
 
-    def look_at_layer(self, entries: Iterable[Entry]) -> bool:
+    def look_at_layer(self, entries: Listing) -> bool:
         """Take notice of a whole layer; return whether enough has been seen."""
         enough = any(self.look(entry) for entry in entries)
         self.leave_layer(entries)
         return enough
 
-    def leave_layer(self, entries: Iterable[Entry]) -> None:
+    def leave_layer(self, entries: Listing) -> None:
         """Go down to the next layer, having looked at all entries of this one."""
-        self._seen.update(entry.path for entry in entries)
+        self._seen.append(entries.paths)
+
+    def copy(self) -> Self:
+        """Return another that looks for the same, and has seen the same layers."""
+        return deepcopy(self, {id(paths): paths for paths in self._seen})
 
     def _redirect(self, link: Entry) -> None:
         """Guess where sources below a symlink really are, so that this reading may be the only one."""

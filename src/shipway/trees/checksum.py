@@ -28,9 +28,13 @@ from shipway.trees.select import Listing, resolve
 Records = Callable[[Iterable[Entry]], Iterable[str]]
 """Returns the digests of the records of entries of one tree, in order; for a directory, of its header.
 
-It remembers those that cost something, and takes entries as it likes: one at a time, or all that are wanted at once.
+It remembers those that cost something, and takes entries as it likes: one at a time, or so many that it is worth while
+to fetch what of them is lacking.
 """
 
+PREFIX = "sha256:"
+DIGEST_SIZE = 32
+"""Bytes of a digest without that."""
 _TYPES = {"reg": b"0", "symlink": b"2", "char": b"3", "block": b"4", "dir": b"5", "fifo": b"6"}
 _PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)
@@ -91,7 +95,7 @@ class Checksums:
             listed.update(path_key("/" + name.lstrip("/") if name else "/") + digest.encode())
         if count == 1 and _base(last[0]) == base:
             return last[1]
-        return "sha256:" + listed.hexdigest()
+        return PREFIX + listed.hexdigest()
 
     def _wanted(self, item: Included, *, follow: bool) -> _Wanted:
         if follow and item.is_top and item.entry.kind == "symlink":
@@ -99,7 +103,7 @@ class Checksums:
         return _Wanted(item.entry, whole=False)
 
     def _digests(self, wanted: Iterable[_Wanted]) -> Iterator[str]:
-        """Yield the digest of each; the records of all of them are asked for at once."""
+        """Yield the digest of each; the records are asked for ahead of that."""
         steps, copy = tee(
             (number, one, entry)
             for number, one in enumerate(wanted)
@@ -154,7 +158,7 @@ class _OpenDirectories:
 
     def _leave(self) -> str:
         path, listed = self._open.pop()
-        digest = self._known[path] = "sha256:" + listed.hexdigest()
+        digest = self._known[path] = PREFIX + listed.hexdigest()
         if self._open:
             self._open[-1][1].update(b"\0" + name_key(path.rpartition("/")[2]) + digest.encode())
         return digest
@@ -204,12 +208,17 @@ def record(head: bytes, content: Content, size: int, path: str) -> str:
                 digest.update(piece)
                 done += memoryview(piece).nbytes
     check_size(done, size, path)
-    return "sha256:" + digest.hexdigest()
+    return PREFIX + digest.hexdigest()
+
+
+def raw(digest: str) -> bytes:
+    """Return the bytes of a digest."""
+    return bytes.fromhex(digest.removeprefix(PREFIX))
 
 
 def bare_record(entry: Entry) -> str:
     """Return the digest of the record of an object without content, of a directory its header's."""
-    return "sha256:" + hashlib.sha256(header(entry)).hexdigest()
+    return PREFIX + hashlib.sha256(header(entry)).hexdigest()
 
 
 def _is_counted(name: str) -> bool:

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from shipway.trees.entry import Entry
+from shipway.trees.packed import BLOCK, PackedEntries
 from shipway.trees.paths import PackedKinds, PackedPaths
+
+_KEPT = 4
+"""Blocks that are kept as they are."""
 
 
 class Listing(ABC):
@@ -36,6 +41,14 @@ class Listing(ABC):
     def data(self) -> int:
         """The bytes of all files but for holes, as they are claimed."""
 
+    def place(self, path: str, digest: str) -> int:
+        """Return the index of the file at `path` with the content that has a digest.
+
+        Of a path that comes twice either may be meant: the first may be what a hard link names.
+        """
+        places = list(self.paths.having(path))
+        return places[0] if len(places) == 1 else next(one for one in places if self.entry(one).digest == digest)
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -44,27 +57,37 @@ class Listing(ABC):
 
 
 class Listed(Listing):
-    """Entries that are there already."""
+    """Entries that were gone through already; they are kept packed, and a few blocks of them as they are."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        """List `entries`."""
-        self._entries = entries if isinstance(entries, Sequence) else list(entries)
-        self.paths = PackedPaths([[entry.path for entry in self._entries]])
-        self.kinds = PackedKinds(entry.kind for entry in self._entries)
+        """List `entries`, of which no more is kept if they are packed."""
+        packed: PackedEntries[Entry] = entries if isinstance(entries, PackedEntries) else PackedEntries(entries)
+        self._block = lru_cache(_KEPT)(packed.block)
+        self._size, self._zeros = packed.size, 0
+        self.kinds = PackedKinds()
+        self.paths = PackedPaths(map(self._list, packed.blocks()))
+
+    def _list(self, entries: Sequence[Entry]) -> list[str]:
+        for entry in entries:
+            self.kinds.append(entry.kind)
+            if entry.chunks:
+                self._zeros += sum(chunk.size for chunk in entry.chunks if chunk.zeros)
+        return [entry.path for entry in entries]
 
     def entry(self, index: int) -> Entry:
         """Return one entry."""
-        return self._entries[index]
+        number, place = divmod(index, BLOCK)
+        return self._block(number)[place]
 
     @property
     def size(self) -> int:
         """The bytes of all files."""
-        return sum(entry.size for entry in self._entries)
+        return self._size
 
     @property
     def data(self) -> int:
         """The bytes of all files but for holes."""
-        return self.size - sum(chunk.size for entry in self._entries for chunk in entry.chunks if chunk.zeros)
+        return self._size - self._zeros
 
 
 def listing(entries: Iterable[Entry]) -> Listing:

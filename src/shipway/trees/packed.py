@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from types import GenericAlias
 from typing import Generic, TypeVar
 
@@ -12,7 +13,7 @@ import zstandard
 
 from shipway.trees.entry import Entry
 
-_BLOCK = 256
+BLOCK = 256
 """Entries that are packed, and unpacked, at a time."""
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T", bound=Entry)
@@ -42,7 +43,7 @@ class PackedEntries(Collection[T], Generic[T]):
         """Keep one more."""
         self._last.append(entry)
         self.size += entry.size
-        if len(self._last) == _BLOCK:
+        if len(self._last) == BLOCK:
             self._pack(self._last)
             self._last = []
 
@@ -56,7 +57,8 @@ class PackedEntries(Collection[T], Generic[T]):
         self._starts.append(len(self._data))
         self._full += len(block)
 
-    def _block(self, number: int) -> list[T]:
+    def block(self, number: int) -> list[T]:
+        """Return the entries of a block, of `BLOCK` each but for the last."""
         if number == len(self._starts) - 1:
             return self._last
         with memoryview(self._data)[self._starts[number] : self._starts[number + 1]] as data:
@@ -65,18 +67,21 @@ class PackedEntries(Collection[T], Generic[T]):
             return [_translated(entry, "latin-1", "utf-8") for entry in entries]
         return entries
 
+    def blocks(self) -> Iterator[list[T]]:
+        """Yield all blocks."""
+        return map(self.block, range(len(self._starts)))
+
     def __iter__(self) -> Iterator[T]:
-        for number in range(len(self._starts)):
-            yield from self._block(number)
+        return chain.from_iterable(self.blocks())
 
     def pick(self, numbers: Iterable[int]) -> Iterator[T]:
         """Yield the entries with these numbers, from 0 on; neighbours one after the other cost least."""
         last, block = -1, list[T]()
         for number in numbers:
-            if number // _BLOCK != last:
-                last = number // _BLOCK
-                block = self._block(last)
-            yield block[number % _BLOCK]
+            if number // BLOCK != last:
+                last = number // BLOCK
+                block = self.block(last)
+            yield block[number % BLOCK]
 
     def __len__(self) -> int:
         return self._full + len(self._last)

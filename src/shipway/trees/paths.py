@@ -13,7 +13,7 @@ from typing import get_args, overload
 
 import zstandard
 
-from shipway.trees.entry import Kind
+from shipway.trees.entry import Kind, path_key
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
@@ -43,6 +43,8 @@ class PackedPaths(Sequence[str]):
         """The sort key that came last."""
         self._rising = True
         self._count = 0
+        self._next = 0
+        """Where a path is looked for first: behind the last one."""
         self.order: Sequence[int] = range(0)
         """The indexes in the order of paths; of equal paths in the order they came in."""
         self._places: Sequence[int] = range(0)
@@ -112,6 +114,18 @@ class PackedPaths(Sequence[str]):
             return number * _BLOCK + bisect_left(self._last, key)
         number = max(number - 1, 0)
         return number * _BLOCK + bisect_left(self._block(number), key)
+
+    def having(self, path: str) -> Iterator[int]:
+        """Yield the indexes of all that are this path."""
+        key, place = path_key(path), self._next
+        if not (0 < place < self._count and self.at(place - 1) < key == self.at(place)):
+            place = self.find(key)
+        while place < self._count and self.at(place) == key:
+            yield self.order[place]
+            self._next = place = place + 1
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and any(True for _ in self.having(path))
 
     def twice(self) -> list[int]:
         """Return the indexes of all paths that come more than once."""
