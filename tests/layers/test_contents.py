@@ -73,7 +73,7 @@ def indexed(tree: Path, compression: Compression) -> Subject:
     index = reader.index.finish()
     assert index is not None
     contents = Index(index, layer.packed.descriptor)
-    contents.parse(index, "the blob")
+    contents.parse(index.read(0, len(index)), "the blob")
     return Subject(layer.blob, layer.packed.descriptor, contents, content)
 
 

@@ -44,7 +44,9 @@ def test_many_entries_are_as_they_were_told() -> None:
         builder.add(entry, "")
     data = builder.finish()
     assert data is not None
-    found = Index(data, describe_blob(blob, Compression.UNCOMPRESSED)).parse(data, "the index")
+    found = Index(data, describe_blob(blob, Compression.UNCOMPRESSED)).parse(
+        bytes(data.read(0, len(data))), "the index"
+    )
     assert list(found) == entries
     assert found.entry(69_999) == entries[69_999]
     assert found.entry(3) == entries[3]

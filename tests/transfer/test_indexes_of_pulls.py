@@ -24,7 +24,7 @@ from shipway.oci import Descriptor
 from shipway.progress import ProgressCallback
 from shipway.transfer.pull import pull
 from shipway.transfer.remote_tree import RemoteTree
-from shipway.trees.entry import Buffer
+from shipway.trees.spool import Spool
 
 __all__ = ["cache", "open_cache"]
 
@@ -71,12 +71,12 @@ def pulled(
     return done.layers[-1]
 
 
-def index_of(cache: Cache, layer: Descriptor) -> Buffer | None:
+def index_of(cache: Cache, layer: Descriptor) -> bytes | None:
     index = cache.store.indexes.load(layer)
-    return index.data if index is not None else None
+    return index.data.read(0, len(index.data)) if index is not None else None
 
 
-def index_by_reading(remote: FileRemote, layer: Descriptor, open_cache: OpenCache) -> Buffer | None:
+def index_by_reading(remote: FileRemote, layer: Descriptor, open_cache: OpenCache) -> bytes | None:
     """Return the index that a store has which reads all of a remote layer."""
     reader = open_cache("reader")
     RemoteTree(remote, [layer], store=reader.store).names("")
@@ -271,7 +271,7 @@ def test_a_time_beyond_what_an_index_can_say_is_no_error_of_it(cache: Cache, rem
     outcomes = []
     for known in (False, True):
         if known:
-            cache.store.indexes.save(layer, b"an index, so that none is made")
+            cache.store.indexes.save(layer, Spool(b"an index, so that none is made"))
         try:
             outcomes.append(str(pulled(cache, remote, layer).way))
         except ShipwayError as error:

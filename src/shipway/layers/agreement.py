@@ -20,6 +20,7 @@ from shipway.errors import Corrupt
 from shipway.layers.chunked import FIRST_SECOND, LAST_SECOND
 from shipway.layers.passing import Extent
 from shipway.trees.entry import Buffer, Entry
+from shipway.trees.spool import Spool
 
 _SECOND = 1_000_000_000
 _COMMON = 1 << 62
@@ -116,13 +117,13 @@ class Window:
 
     def __init__(self, start: int, length: int) -> None:
         """Keep `length` bytes from `start` on."""
-        self.data = bytearray()
+        self.data = Spool()
         self._start, self._end = start, start + length
 
     def pass_by(self, position: int, piece: Buffer) -> None:
         """Take a piece of the blob, which is at `position`."""
         if position < self._end and position + len(piece) > self._start:
-            self.data += piece[max(self._start - position, 0) : self._end - position]
+            self.data.add(piece[max(self._start - position, 0) : self._end - position])
 
 
 def _readable(name: str) -> str:

@@ -40,7 +40,7 @@ class Contents(Protocol):
     def is_stored(self) -> bool:
         """Whether the table is in the blob, so that it is worth keeping once it was fetched."""
 
-    def fetch(self, read: Fetch, where: str) -> Buffer:
+    def fetch(self, read: Fetch, where: str) -> bytes:
         """Return the table as it is stored, read from the blob; not checked yet."""
 
     def parse(self, table: Buffer, where: str) -> Listing:

@@ -30,6 +30,7 @@ from shipway.layers.table_text import Text
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
+from shipway.trees.spool import Spool
 
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 FOOTER = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0%016xSTARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0"
@@ -88,14 +89,14 @@ class Stargz:
         """The bytes of the blob, from where and how many, that `overheard` wants of one that passes by."""
         return max(0, self.size - FOOTER_SIZE), FOOTER_SIZE
 
-    def overheard(self, data: Buffer, inside: Compressing | None, where: str) -> Iterable[Entry] | None:
+    def overheard(self, data: Spool, inside: Compressing | None, where: str) -> Iterable[Entry] | None:
         """Return the entries of a blob that passed by, given `passing`, and the table that is `inside` its archive.
 
         They are to be gone through once. None if no footer leads to a table: then nobody sees any. Raises as `parse`
         does; of what an entry says not before it is reached. What a footer leads to must
         have the right digest, or nobody takes it; so if that is not inside, it is hidden from who reads the archive.
         """
-        offset = self._offset(bytes(data), where)
+        offset = self._offset(data.read(0, len(data)), where)
         if offset is None:
             return None
         text = self._checked(inside.pieces if inside is not None else lambda: iter(()), where)

@@ -12,6 +12,7 @@ import zstandard
 
 from shipway.layers.compressing import PIECE, Compressing, decompressed_pieces
 from shipway.trees.entry import Buffer
+from shipway.trees.spool import Spool
 
 LARGEST = 2 * PIECE
 """Most bytes that a frame may hold that is taken as it is."""
@@ -26,7 +27,7 @@ _RLE = 1
 class FramesText:
     """A text that was decompressed without errors before. Thread-safe."""
 
-    def __init__(self, frames: Buffer, places: list[tuple[int, int]]) -> None:
+    def __init__(self, frames: Spool, places: list[tuple[int, int]]) -> None:
         """Read `frames`, each of which ends at one of `places`: in the frames, and in the text."""
         self._frames = frames
         ends = array("Q", [0, *(end for end, _ in places)])
@@ -37,8 +38,9 @@ class FramesText:
     @classmethod
     def of(cls, frames: Buffer) -> Self | None:
         """Return the text that frames hold as they are, or None where these are too large for that."""
-        places = frame_places(frames)
-        return cls(frames, places) if places is not None else None
+        spool = Spool(frames)
+        places = frame_places(spool)
+        return cls(spool, places) if places is not None else None
 
     @classmethod
     def made(cls, text: Iterable[Buffer]) -> Self:
@@ -76,13 +78,12 @@ class FramesText:
         return decompressed_pieces(self._frames)
 
 
-def _decompressed(frames: Buffer, ends: Sequence[int], starts: Sequence[int], number: int) -> bytes:
+def _decompressed(frames: Spool, ends: Sequence[int], starts: Sequence[int], number: int) -> bytes:
     size = starts[number + 1] - starts[number]
-    with memoryview(frames)[ends[number] : ends[number + 1]] as frame:
-        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
+    return zstandard.ZstdDecompressor().decompress(frames.read(ends[number], ends[number + 1]), max_output_size=size)
 
 
-def frame_places(frames: Buffer) -> list[tuple[int, int]] | None:
+def frame_places(frames: Spool) -> list[tuple[int, int]] | None:
     """Return where frames end, in the frames and in their text (RFC 8878, section 3.1.1).
 
     None if that is not said, or a frame holds more than `LARGEST` bytes.
@@ -90,7 +91,7 @@ def frame_places(frames: Buffer) -> list[tuple[int, int]] | None:
     places: list[tuple[int, int]] = []
     at = text = 0
     while at < len(frames):
-        head = bytes(frames[at : at + _HEADER])
+        head = frames.read(at, min(at + _HEADER, len(frames)))
         if head[:4] != zstandard.FRAME_HEADER:
             return None
         try:
@@ -103,7 +104,7 @@ def frame_places(frames: Buffer) -> list[tuple[int, int]] | None:
             return None
         last = False
         while not last:
-            block = int.from_bytes(frames[at : at + _BLOCK], "little")
+            block = int.from_bytes(frames.read(at, min(at + _BLOCK, len(frames))), "little")
             last = bool(block & 1)
             at += _BLOCK + (1 if block >> 1 & 3 == _RLE else block >> 3)
             if at > len(frames):

@@ -34,6 +34,7 @@ from shipway.layers.toc import first_bytes
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
+from shipway.trees.spool import Spool
 
 MEDIA_TYPE = "application/vnd.shipway.layer.index.v2"
 _VERSION = 2
@@ -163,7 +164,7 @@ class IndexBuilder:
         if not room:
             self._give_up()
 
-    def finish(self) -> Buffer | None:
+    def finish(self) -> Spool | None:
         """Return the index, once the archive was read to its end and the blob's digest checked.
 
         None if the blob cannot be entered but at its beginning, or an index would be larger than is taken.
@@ -180,8 +181,8 @@ class IndexBuilder:
             _VERSION, self._descriptor.digest, self._descriptor.size, self._plain, -(-len(self._spans) // _TOGETHER)
         )
         for start in range(0, len(self._spans), _TOGETHER):
-            data += frame_of(_encode(self._spans[start : start + _TOGETHER]))
-        data += frame_of(_encode(head))
+            data.add(frame_of(_encode(self._spans[start : start + _TOGETHER])))
+        data.add(frame_of(_encode(head)))
         return data if len(data) <= MAX_TABLE else None
 
 
@@ -194,9 +195,9 @@ class Index:
 
     is_stored = False
 
-    def __init__(self, data: Buffer, descriptor: Descriptor) -> None:
+    def __init__(self, data: Spool, descriptor: Descriptor) -> None:
         """Take an index of the layer `descriptor`; it is read, and checked for sense, by `parse`."""
-        self.digest = oci.sha256(data)
+        self.digest = data.digest()
         self.data = data
         self._descriptor = descriptor
         self._compression = compression_of(descriptor.media_type)
@@ -205,15 +206,15 @@ class Index:
         """The numbers of spans, by where they are in the blob."""
         self._entrances: Callable[[int], list[_Entrance]] = _nothing
 
-    def fetch(self, read: Fetch, where: str) -> Buffer:  # noqa: ARG002  of the contract
+    def fetch(self, read: Fetch, where: str) -> bytes:  # noqa: ARG002  of the contract
         """Return the index."""
-        return self.data
+        return b"".join(self.data.pieces())
 
     def parse(self, table: Buffer, where: str) -> Listing:
         """Return the entries; see `Contents.parse`."""
         oci.check_match(oci.sha256(table), self.digest, where)
         try:
-            text, head = _opened(table, self._descriptor, where)
+            text, head = _opened(Spool(table), self._descriptor, where)
             rows = len(text) - 1 - head.spans
             entrances = lru_cache(_KEPT)(partial(_entrances, text, rows))
             spans = list(_spans(map(entrances, range(head.spans)), self._descriptor.size, head.plain, where))
@@ -248,7 +249,7 @@ class Index:
         return Chunk(chunk.offset, chunk.length, 0, span.size, span.digest)
 
 
-def is_readable(data: Buffer, descriptor: Descriptor) -> bool:
+def is_readable(data: Spool, descriptor: Descriptor) -> bool:
     """Return whether `data` is, as its head says, an index of a layer, and of the kind that is read here."""
     try:
         _opened(data, descriptor, "")
@@ -257,7 +258,7 @@ def is_readable(data: Buffer, descriptor: Descriptor) -> bool:
     return True
 
 
-def _opened(data: Buffer, descriptor: Descriptor, where: str) -> tuple[FramesText, _Head]:
+def _opened(data: Spool, descriptor: Descriptor, where: str) -> tuple[FramesText, _Head]:
     """Return an index as text, and its head, which has to fit."""
     places = frame_places(data)
     if not places or places[-1][1] > _MAX_PLAIN:

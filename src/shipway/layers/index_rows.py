@@ -19,6 +19,7 @@ from shipway.layers.tar import MAX_NAME
 from shipway.trees.entry import Chunk, Entry, Kind, clean_archive_path
 from shipway.trees.listing import Listing
 from shipway.trees.paths import PackedKinds, PackedPaths
+from shipway.trees.spool import Spool
 
 _ROWS = 512
 """Most rows in a frame."""
@@ -88,7 +89,7 @@ class Rows:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._frames = bytearray()
+        self._frames = Spool()
         self._last = bytearray()
         self._inside = 0
 
@@ -100,7 +101,7 @@ class Rows:
 
     def _compress(self) -> bool:
         fits = len(self._last) < LARGEST
-        self._frames += frame_of(bytes([0xDC, *self._inside.to_bytes(2, "big")]) + self._last)
+        self._frames.add(frame_of(bytes([0xDC, *self._inside.to_bytes(2, "big")]) + self._last))
         self._last.clear()
         self._inside = 0
         return fits
@@ -110,7 +111,7 @@ class Rows:
         """The bytes of the frames so far."""
         return len(self._frames)
 
-    def finish(self) -> bytearray:
+    def finish(self) -> Spool:
         """Return the frames, to which more may be added that are none of rows."""
         if self._inside:
             self._compress()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from shipway import oci
 from shipway.layers import chunked
 from shipway.layers.chunked import Record, modtime, skippable
 from shipway.layers.compressing import Compressing
 from shipway.layers.pax import XATTR, xattr_key
 from shipway.trees.entry import Buffer, Chunk, Entry
+from shipway.trees.spool import Spool
 
 _SEGMENT = b'{"type":2,"payload":"%b","position":%d}\n'
 _FILE = b'{"type":1,%b,"size":%d,"payload":%b,"position":%d}\n'
@@ -97,7 +98,7 @@ class TableWriter:
     def finish(self, offset: int, archive: int) -> End:  # noqa: ARG002  of the contract
         """Return the end of a blob that has `offset` bytes so far; it is empty if the table is too large."""
         split = self._split.finish()
-        self._table.add(b'],"tarSplitDigest":"%b"}' % oci.sha256(split).encode())
+        self._table.add(b'],"tarSplitDigest":"%b"}' % split.digest().encode())
         toc = self._table.finish()
         if self._table.size > chunked.MAX_TABLE:
             return End((), (), {})
@@ -107,13 +108,13 @@ class TableWriter:
         split_place = (split_at, len(split), self._split.size)
         footer = chunked.FOOTER.pack(*place, *split_place, chunked.MAGIC)
         annotations = {
-            chunked.PREFIX + chunked.CHECKSUM: oci.sha256(toc),
+            chunked.PREFIX + chunked.CHECKSUM: toc.digest(),
             chunked.PREFIX + chunked.POSITION: ":".join(map(str, place)),
             chunked.PREFIX + chunked.TAR_SPLIT_POSITION: ":".join(map(str, split_place)),
             chunked.HEADERS: chunked.HEADERS_VERSION,
         }
-        frames = [piece for payload in (toc, split, footer) for piece in (skippable(len(payload)), payload)]
-        return End(frames, (), annotations)
+        frames = (chain([skippable(len(payload))], payload.pieces()) for payload in (toc, split, Spool(footer)))
+        return End(chain.from_iterable(frames), (), annotations)
 
 
 def _text(name: str) -> tuple[str, str]:

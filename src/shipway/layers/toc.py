@@ -21,6 +21,7 @@ from shipway.layers.table_text import Text, split_digest
 from shipway.oci import Descriptor
 from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
+from shipway.trees.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class TocLocation:
         """The bytes of the blob, from where and how many, that `overheard` wants of one that passes by."""
         return self.offset, self.length
 
-    def overheard(self, data: Buffer, inside: Compressing | None, where: str) -> Iterable[Entry]:  # noqa: ARG002  eStargz needs it
+    def overheard(self, data: Spool, inside: Compressing | None, where: str) -> Iterable[Entry]:  # noqa: ARG002  eStargz needs it
         """Return the entries of a blob that passed by, given `passing`, to be gone through once.
 
         Raises as `parse` does; of what an entry says not before it is reached.
@@ -112,15 +113,16 @@ def parse_toc(data: Buffer, location: TocLocation, where: str = "") -> Listing:
     return TableListing(partial(_pieces, data, location, where), location.offset, where, frames=data)
 
 
-def _text(data: Buffer, location: TocLocation, where: str) -> Text:
+def _text(data: Buffer | Spool, location: TocLocation, where: str) -> Text:
     """Return the text of a table of contents that `data` is, compressed, checked as `parse_toc` says."""
-    oci.verify(data, location.digest, location.length, where)
+    oci.check_size(len(data), location.length, where)
+    oci.check_match(data.digest() if isinstance(data, Spool) else oci.sha256(data), location.digest, where)
     for _ in _pieces(data, location, where):
         pass
     return partial(decompressed_pieces, data)
 
 
-def _pieces(data: Buffer, location: TocLocation, where: str) -> Iterator[bytes]:
+def _pieces(data: Buffer | Spool, location: TocLocation, where: str) -> Iterator[bytes]:
     """Yield the text; at its end it has been checked."""
     size, digest = 0, hashlib.sha256()
     try:

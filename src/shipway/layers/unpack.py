@@ -29,6 +29,7 @@ from shipway.progress import Progress, ProgressCallback
 from shipway.stopping import Workers
 from shipway.trees.copying import Adding
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile, TreeSink
+from shipway.trees.spool import Spool
 
 BUFFERS = 6
 """Buffers of a megabyte in flight between inflating, hashing and parsing."""
@@ -43,7 +44,7 @@ class Unpacked:
     diff_id: str
     diff_size: int
     entries: int
-    index: Buffer | None = None
+    index: Spool | None = None
     """Its index (`shipway.layers.index`), if one was wanted and there can be one."""
 
 

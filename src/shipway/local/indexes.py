@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import time
 
-from shipway import oci
 from shipway.layers.index import Index, is_readable
 from shipway.local.database import Database
 from shipway.local.kept import Kept
 from shipway.oci import Descriptor
-from shipway.trees.entry import Buffer
+from shipway.trees.spool import Spool
 
 _MOST = 100_000
 """Rows that are kept, those used last."""
@@ -33,12 +32,12 @@ class Indexes:
         for (digest,) in self._database.read(
             "SELECT digest FROM indexes WHERE blob = ? AND digest != ''", layer.digest
         ):
-            data = self._kept.get(digest)
-            if data and oci.sha256(data) == digest and is_readable(data, layer):  # and of no earlier form
+            data = Spool(self._kept.get(digest))
+            if data and data.digest() == digest and is_readable(data, layer):  # and of no earlier form
                 return Index(data, layer)
         return None
 
-    def save(self, layer: Descriptor, data: Buffer) -> Index:
+    def save(self, layer: Descriptor, data: Spool) -> Index:
         """Remember the index of a layer whose blob, all of it, was checked; return it."""
         index = Index(data, layer)
         self._kept.put(index.digest, data)

@@ -29,6 +29,7 @@ from shipway.local.digests import matching, prefix, prefixes
 from shipway.local.partial import Partial
 from shipway.oci import check_digest
 from shipway.trees.entry import Buffer
+from shipway.trees.spool import Spool
 
 LIMIT = 1 << 30
 """Bytes that are kept at most."""
@@ -100,7 +101,7 @@ class Kept:
         piece = self.find([digest]).get(digest)
         return self.read(piece) if piece else b""
 
-    def put(self, digest: str, data: Buffer) -> None:
+    def put(self, digest: str, data: Buffer | Spool) -> None:
         """Keep one piece."""
         with self.writing() as pack:
             pack.add(digest, data)
@@ -213,20 +214,22 @@ class Pack:
         self._mine: set[int] = set()
         """The pieces taken last; of one that comes again after many others there is no harm in two."""
 
-    def add(self, digest: str, data: Buffer) -> None:
+    def add(self, digest: str, data: Buffer | Spool) -> None:
         """Keep `data`, which holds what has the digest `digest`."""
         self.append(prefix(digest), data)
 
     def __contains__(self, digest: str) -> bool:
         return prefix(digest) in self._mine
 
-    def append(self, key: int, data: Buffer) -> None:
+    def append(self, key: int, data: Buffer | Spool) -> None:
         """Keep `data` under the beginning of a digest."""
         with self._lock:
             if self._stopped or key in self._mine or not len(data):
                 return
+            start = self._size
             try:
-                self._write(data)
+                for piece in data.pieces() if isinstance(data, Spool) else (data,):
+                    self._write(piece)
             except OSError:  # most likely the disk is full
                 self._stopped = True
                 return
@@ -234,7 +237,7 @@ class Pack:
                 self._mine.clear()
             self._mine.add(key)
             self._digests.append(key)
-            self._places.extend((self._size - len(data), len(data)))
+            self._places.extend((start, len(data)))
             if self._size - self._recorded > _FLUSH:
                 self._record()
             if self._size > PACK:

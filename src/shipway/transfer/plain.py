@@ -37,6 +37,7 @@ from shipway.trees.checksum import DIGEST_SIZE, header
 from shipway.trees.entry import Buffer, Content, Entry, OpenFile
 from shipway.trees.listing import Listed, Listing
 from shipway.trees.packed import PackedEntries, picked
+from shipway.trees.spool import Spool
 from shipway.trees.writer import typed
 
 _HOLE = -1
@@ -106,7 +107,7 @@ class PlainLayer:
         """The layer's entries, once it was read to its end."""
         self.with_records = False
         """Whether to work out the records of files (`shipway.trees.checksum`) while reading."""
-        self.index: Buffer | None = None
+        self.index: Spool | None = None
         """The layer's index, once it was read to its end, if there can be one."""
         self.records = bytearray()
         """The digests of the records of its files, each at its entry's place, once it was read to its end with them."""
@@ -118,7 +119,7 @@ class PlainLayer:
     @property
     def table(self) -> str:
         """The digest of its index; empty without one."""
-        return oci.sha256(self.index) if self.index is not None else ""
+        return self.index.digest() if self.index is not None else ""
 
     def entries(self) -> Listing:
         """Return the layer's entries; all of it is read, and checked, if that was not done yet, or without records."""

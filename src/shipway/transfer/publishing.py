@@ -24,7 +24,7 @@ from shipway.remotes.contract import Remote, until_right
 from shipway.transfer.images import Image
 from shipway.transfer.plain import PlainLayer
 from shipway.transfer.sources import HereFirst
-from shipway.trees.entry import Buffer
+from shipway.trees.spool import Spool
 
 LAYER = "dev.shipway.layer"
 """Annotation of an index: the digest of the layer's blob."""
@@ -98,20 +98,25 @@ def take_indexes(store: Store, remote: Remote, image: Image, digest: str) -> int
         if blob.size > MAX_TABLE:
             raise Corrupt(f"an index of {blob.size} bytes", where=where)
         index = until_right(partial(_read, remote, blob, where))
-        Index(index, layer).parse(index, where)
-        store.indexes.save(layer, index)
+        store.indexes.save(layer, _parsed(index, layer, where))
     return len(found)
 
 
-def _index(store: Store, remote: Remote, layer: Descriptor) -> Buffer | None:
+def _index(store: Store, remote: Remote, layer: Descriptor) -> bytes | None:
     if contents_of(layer) is not None:
         return None
     known = store.indexes.load(layer)
     if known is not None:
-        return known.data
+        return b"".join(known.data.pieces())
     plain = PlainLayer(HereFirst(store, remote), layer, store.limits, store.indexes)
     plain.entries()
-    return plain.index
+    return b"".join(plain.index.pieces()) if plain.index is not None else None
+
+
+def _parsed(data: bytes, layer: Descriptor, where: str) -> Spool:
+    index = Index(Spool(data), layer)
+    index.parse(data, where)
+    return index.data
 
 
 def _read(remote: Remote, blob: Descriptor, where: str) -> bytes:
@@ -121,6 +126,6 @@ def _read(remote: Remote, blob: Descriptor, where: str) -> bytes:
     return data
 
 
-def _put(remote: Remote, blob: Descriptor, data: Buffer) -> None:
+def _put(remote: Remote, blob: Descriptor, data: bytes) -> None:
     if not remote.has_blob(blob):
         remote.put_blob(blob, lambda: io.BytesIO(data))

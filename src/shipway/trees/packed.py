@@ -12,6 +12,7 @@ import msgspec
 import zstandard
 
 from shipway.trees.entry import Entry
+from shipway.trees.spool import Spool
 
 BLOCK = 256
 """Entries that are packed, and unpacked, at a time."""
@@ -31,8 +32,8 @@ class PackedEntries(Collection[T], Generic[T]):
         """How many are in blocks."""
         self.size = 0
         """The bytes of all files."""
-        self._data = bytearray()
-        """Blocks of entries, one after the other; many objects of their own would leave the heap in pieces."""
+        self._data = Spool()
+        """Blocks of entries, one after the other."""
         self._starts = array("Q", [0])
         self._translated: set[int] = set()
         """Blocks whose paths had to be put in other words, since they are not UTF-8."""
@@ -53,7 +54,7 @@ class PackedEntries(Collection[T], Generic[T]):
         except UnicodeEncodeError:
             self._translated.add(len(self._starts) - 1)
             data = _encoder.encode([_translated(entry, "utf-8", "latin-1") for entry in block])
-        self._data += self._compressor.compress(data)
+        self._data.add(self._compressor.compress(data))
         self._starts.append(len(self._data))
         self._full += len(block)
 
@@ -61,8 +62,8 @@ class PackedEntries(Collection[T], Generic[T]):
         """Return the entries of a block, of `BLOCK` each but for the last."""
         if number == len(self._starts) - 1:
             return self._last
-        with memoryview(self._data)[self._starts[number] : self._starts[number + 1]] as data:
-            entries: list[T] = self._decoder.decode(zstandard.ZstdDecompressor().decompress(data))
+        data = self._data.read(self._starts[number], self._starts[number + 1])
+        entries: list[T] = self._decoder.decode(zstandard.ZstdDecompressor().decompress(data))
         if number in self._translated:
             return [_translated(entry, "latin-1", "utf-8") for entry in entries]
         return entries

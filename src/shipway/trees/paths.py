@@ -14,6 +14,7 @@ from typing import get_args, overload
 import zstandard
 
 from shipway.trees.entry import Kind, path_key
+from shipway.trees.spool import Spool
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
@@ -32,7 +33,7 @@ class PackedPaths(Sequence[str]):
 
     def __init__(self, lists: Iterable[Sequence[str]]) -> None:
         """Keep the paths of all these lists."""
-        self._data = bytearray()
+        self._data = Spool()
         """Blocks of sort keys, compressed, one after the other."""
         self._starts = array("Q", [0])
         self._firsts: list[bytes] = []
@@ -65,7 +66,7 @@ class PackedPaths(Sequence[str]):
         full = len(self._last) // _BLOCK * _BLOCK
         for start in range(0, full, _BLOCK):
             self._firsts.append(self._last[start])
-            self._data += compress(b"/".join(self._last[start : start + _BLOCK]))
+            self._data.add(compress(b"/".join(self._last[start : start + _BLOCK])))
             self._starts.append(len(self._data))
         del self._last[:full]
 
@@ -79,7 +80,7 @@ class PackedPaths(Sequence[str]):
         places = array("I", bytes(4 * len(order)))
         for place, index in enumerate(order):
             places[index] = place
-        self._data, self._starts, self._firsts, self._last, self._count = bytearray(), array("Q", [0]), [], [], 0
+        self._data, self._starts, self._firsts, self._last, self._count = Spool(), array("Q", [0]), [], [], 0
         for start in range(0, len(order), _BLOCK):
             self._take([keys[index] for index in order[start : start + _BLOCK]], compress)
         self.order, self._places = order, places
@@ -140,9 +141,8 @@ class PackedPaths(Sequence[str]):
         return sorted(found)
 
 
-def _unpacked(data: bytearray, starts: Sequence[int], number: int) -> list[bytes]:
-    with memoryview(data)[starts[number] : starts[number + 1]] as block:
-        return zstandard.ZstdDecompressor().decompress(block).split(b"/")
+def _unpacked(data: Spool, starts: Sequence[int], number: int) -> list[bytes]:
+    return zstandard.ZstdDecompressor().decompress(data.read(starts[number], starts[number + 1])).split(b"/")
 
 
 class PackedKinds(Sequence[Kind]):
