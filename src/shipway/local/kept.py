@@ -35,6 +35,8 @@ LIMIT = 1 << 30
 """Bytes that are kept at most."""
 PACK = 64 << 20
 """Bytes of a file after which another one is begun."""
+_PIECES = 1 << 17
+"""Pieces of a file after which another one is begun: what is written down of them is read at once."""
 _FLUSH = 8 << 20
 """Bytes after which what was written is found by others, and survives our death."""
 _REMEMBERED = 1 << 15
@@ -209,7 +211,7 @@ class Pack:
         self._names: list[str] = []
         self._digests = array("Q")
         self._places = array("Q")
-        self._size = self._recorded = 0
+        self._size = self._recorded = self._total = 0
         self._stopped = False
         self._mine: set[int] = set()
         """The pieces taken last; of one that comes again after many others there is no harm in two."""
@@ -240,9 +242,10 @@ class Pack:
             self._places.extend((start, len(data)))
             if self._size - self._recorded > _FLUSH:
                 self._record()
-            if self._size > PACK:
+            if self._size > PACK or len(self._digests) >= _PIECES:
+                self._total += self._size
                 self._end()
-                self._stopped = len(self._names) * PACK > self._kept.limit // 2  # leave room for others
+                self._stopped = self._total > self._kept.limit // 2  # leave room for others
 
     def _write(self, data: Buffer) -> None:
         if self._fd < 0:

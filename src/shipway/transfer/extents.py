@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, takewhile
 
 from shipway.transfer.ranges import Range
@@ -38,53 +38,66 @@ class Extents:
         """
         left = self._in_order()
         while left:
-            group, later = array("I"), array("I")
+            later = array("I")
             at = 0
             last = 0, 0
             for place in left:
                 start, end = self._starts[place], self._ends[place]
                 first_end, last_start = self._edges.get(place, (end, start))
-                if start >= at - 1 or (start, first_end) == last or start == end:
-                    group.append(place)
-                    if end >= at:
-                        at, last = end, (last_start, end)
-                else:
+                if start < at - 1 and (start, first_end) != last and start != end:
                     later.append(place)
-            yield Pass(self, group)
+                elif end >= at:
+                    at, last = end, (last_start, end)
+            yield Pass(self, array("I", _without(left, later)) if later else left)
             left = later
 
-    def _in_order(self) -> array[int]:
+    def _in_order(self) -> Sequence[int]:
         """Return the places here in the order of the extents."""
         extents = pairwise(zip(self._starts, self._ends, strict=True))
-        places = array("I", range(len(self._numbers)))
+        places = range(len(self._numbers))
         if all(one <= following for one, following in extents):
             return places
         by_end = sorted(places, key=self._ends.__getitem__)
         return array("I", sorted(by_end, key=self._starts.__getitem__))
 
-    def extents(self, places: array[int]) -> Iterator[Range]:
+    def extents(self, places: Iterable[int]) -> Iterator[Range]:
         """Yield the bytes of the files that are at these places here."""
         return (Range(self._starts[place], self._ends[place]) for place in places)
 
-    def ending(self, places: array[int], end: int) -> array[int]:
+    def ending(self, places: Iterable[int], end: int) -> array[int]:
         """Return the numbers of the first of these files that end up to there in the blob."""
         ends = self._ends
         return array("I", (self._numbers[place] for place in takewhile(lambda place: ends[place] <= end, places)))
 
 
+def _without(places: Iterable[int], others: Sequence[int]) -> Iterator[int]:
+    """Yield `places` but for some of them, which come in the same order."""
+    left = iter(others)
+    other = next(left, -1)
+    for place in places:
+        if place == other:
+            other = next(left, -1)
+        else:
+            yield place
+
+
 class Pass:
     """Files that can be read in one movement through the blob, in their order."""
 
-    def __init__(self, extents: Extents, places: array[int]) -> None:
+    def __init__(self, extents: Extents, places: Sequence[int]) -> None:
         self._extents = extents
-        self._left = places
+        self._places = places
+        self._taken = 0
 
     def extents(self) -> Iterator[Range]:
-        """Yield the bytes of each file."""
-        return self._extents.extents(self._left)
+        """Yield the bytes of each file that was not taken yet."""
+        return self._extents.extents(self._left())
 
     def take(self, end: int) -> array[int]:
         """Return the numbers of the next files that end up to there in the blob."""
-        taken = self._extents.ending(self._left, end)
-        self._left = self._left[len(taken) :]
-        return taken
+        numbers = self._extents.ending(self._left(), end)
+        self._taken += len(numbers)
+        return numbers
+
+    def _left(self) -> Iterator[int]:
+        return map(self._places.__getitem__, range(self._taken, len(self._places)))

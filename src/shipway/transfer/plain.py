@@ -208,20 +208,22 @@ class PlainLayer:
     def _read_again(
         self, entries: Collection[Entry], files: Files, make_spool: Callable[[], IO[bytes]]
     ) -> Generator[Piece, None, None]:
-        known = self.entries()
-        wanted = bytearray(len(known))
+        known, last = self.entries(), max(files.places)
+        wanted = bytearray(last + 1)
         for place in files.places:
             wanted[place] = 1
-        last = max(files.places)
+
+        def is_wanted(number: int, _path: str) -> bool:
+            return number <= last and wanted[number] > 0
 
         def check(number: int, entry: Entry) -> bool:
-            if wanted[number]:
+            if is_wanted(number, entry.path):
                 oci.check_match(entry.digest, known.entry(number).digest, f"{self._where}, {entry.path!r}")
             return number >= last
 
         with make_spool() as spool:
             capture = Capture(spool)
-            until_right(partial(self.scan, capture, wanted=lambda number, _: bool(wanted[number]), enough=check))
+            until_right(partial(self.scan, capture, wanted=is_wanted, enough=check))
             yield from _deliver(capture, entries, files)
 
 

@@ -242,10 +242,10 @@ class _View:
             else:
                 holders.append(0)
                 yield entry, b""
-        first = repeats.settle()
         wanted: dict[int, array[int]] = {}
-        for number in compress(count(), first):
+        for number in compress(count(), repeats.settle()):
             wanted.setdefault(holders[number], array("I")).append(number)
+        del holders
         with ExitStack() as stack:
             pack = stack.enter_context(self._store.kept.writing()) if self._store is not None else None
             jobs = self._jobs(entries, wanted, pack)

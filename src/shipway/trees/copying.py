@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from shipway.trees.entry import Content, Entry, LocalTree, OpenFile
+from shipway.trees.first_names import FirstNames
 
 
 class Adding(Protocol):
@@ -31,10 +32,10 @@ def copy_entries(
     They may be a tree's, whose names of one file share an `inode`, or a layer's. With `link`, `source` never
     changes, and files on the same file system may become hard links to its own.
     """
-    first: dict[int, str] = {}
+    names = FirstNames()
     for entry in entries:
-        if entry.inode and first.setdefault(entry.inode, entry.path) != entry.path:
-            sink.add(msgspec.structs.replace(entry, kind="hardlink", link=first[entry.inode], size=0, inode=0))
+        if entry.inode and (first := names.first(entry.inode, entry.path)) != entry.path:
+            sink.add(msgspec.structs.replace(entry, kind="hardlink", link=first, size=0, inode=0))
         elif entry.kind == "reg":
             fd = source.open(entry.path)
             try:

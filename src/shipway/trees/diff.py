@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from shipway.trees.comparison import Comparison, Pair, joined
 from shipway.trees.entry import Entry, LocalTree, join
+from shipway.trees.first_names import FirstNames
 from shipway.trees.packed import PackedEntries
 from shipway.trees.select import Listing
 from shipway.trees.stack import OverlayTree
@@ -69,15 +70,14 @@ def changes(
 
 def everything(tree: LocalTree) -> Iterator[Entry]:
     """Yield what `changes(None, tree)` returns, as it is found."""
-    first: dict[int, str] = {}
+    names = FirstNames()
     for entry in _entries(tree):
-        inode = entry.inode
-        if not inode:
+        if not entry.inode:
             yield entry
-        elif first.setdefault(inode, entry.path) == entry.path:
+        elif (first := names.first(entry.inode, entry.path)) == entry.path:
             yield replace(entry, inode=0)
         else:
-            yield replace(entry, kind="hardlink", link=first[inode], size=0, inode=0)
+            yield replace(entry, kind="hardlink", link=first, size=0, inode=0)
 
 
 def layer_changes(lower: OverlayTree | None, upper: OverlayTree) -> PackedEntries[Entry]:

@@ -25,6 +25,7 @@ from msgspec.structs import asdict, replace
 
 from shipway.errors import Invalid, NotFound
 from shipway.trees.entry import Entry, join, name_key, parent_of, path_key
+from shipway.trees.first_names import FirstNames
 from shipway.trees.packed import PackedEntries
 from shipway.trees.patterns import compile_component, has_magic
 
@@ -113,9 +114,9 @@ class _Plan:
     def finish(self) -> Selection:
         """Find all there is to write, and tie the names of one file together; Invalid if two things share a name."""
         selection = Selection()
-        first: dict[int, str] = {}
+        names = FirstNames()
         for source, path in self._walk():
-            known = first.setdefault(source.inode, path) if source.inode and not source.is_dir else path
+            known = names.first(source.inode, path) if source.inode and not source.is_dir else path
             selection.add(source, path, "" if known == path else known)
         for landing in self.landings.get("", ()):
             selection.root = _existing(self.tree, landing.source)
