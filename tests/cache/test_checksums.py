@@ -33,7 +33,7 @@ from shipway import (
     RemoteImmutableRef,
 )
 from shipway.layers.compression import Compression
-from shipway.local.checksums import LIMIT, RemoteDigests
+from shipway.local.checksums import LIMIT, PART, RemoteDigests
 from shipway.server import serving
 from shipway.server.store_backend import StoreBackend
 from shipway.transfer.checksums import remote_checksums
@@ -386,15 +386,30 @@ def test_equal_contents_of_a_remote_ref_are_fetched_once(open_cache: OpenCache, 
         assert remote.traffic.received < 500_000
 
 
+def test_what_is_kept_of_a_remote_layer_is_in_parts_of_which_some_may_go(cache: Cache) -> None:
+    kept, table = RemoteDigests(cache.store.database), f"sha256:{7:064x}"
+    digests = bytearray(random_bytes(11 * PART + 64, 1))
+    kept.save(table, digests, range(12))
+    assert kept.load(table) == digests
+    digests[5 * PART : 5 * PART + 32] = bytes(range(32))
+    kept.save(table, digests, [5])
+    assert kept.load(table) == digests
+    with cache.store.database.write() as db:
+        db.execute("DELETE FROM checksums WHERE layer = ?", (f"{table}/2",))
+    digests[2 * PART : 3 * PART] = bytes(PART)
+    assert kept.load(table) == digests
+    assert kept.load(f"sha256:{8:064x}") == b""
+
+
 def test_what_is_kept_of_remote_layers_is_bounded(cache: Cache) -> None:
     kept = RemoteDigests(cache.store.database)
     digests = bytearray(random_bytes(32 * 2000, 1))
     for number in range(3):
-        kept.save(f"sha256:{number:064x}", digests)
+        kept.save(f"sha256:{number:064x}", digests, [0])
     assert kept.load(f"sha256:{0:064x}") == digests
     with cache.store.database.write() as db:
-        db.execute("UPDATE checksums SET data = zeroblob(?) WHERE layer = ?", (LIMIT, f"sha256:{1:064x}"))
-    kept.save(f"sha256:{3:064x}", digests)
-    left = {row[0][-1] for row in cache.store.database.read("SELECT layer FROM checksums")}
+        db.execute("UPDATE checksums SET data = zeroblob(?) WHERE layer = ?", (LIMIT, f"sha256:{1:064x}/0"))
+    kept.save(f"sha256:{3:064x}", digests, [0])
+    left = {row[0][-3] for row in cache.store.database.read("SELECT layer FROM checksums")}
     assert left == {"0", "2", "3"}
     assert kept.load(f"sha256:{1:064x}") == b""

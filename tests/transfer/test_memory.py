@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
+import json
 import random
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from support.contents import manifest_of, put
 from support.peak import measured, peak
 
-from shipway import Cache, Way
+from shipway import Cache, Way, oci
+from shipway.references import Reference
+from shipway.remotes.open import open_target
 
 LIMIT = 200_000_000
 MANY = 150_000_000
@@ -137,3 +144,45 @@ def small_files(tmp_path: Path, files: int) -> dict[str, int]:
             shutil.rmtree(tmp_path / "local")
             shutil.rmtree(tmp_path / "other")
     return peaks
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_million_files_without_a_table_of_contents_are_extracted_and_pulled_on_little_memory() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        tmp_path = Path(directory)
+        layout, out = f"oci-layout://{put_many(tmp_path / 'layout', 1_000_000)}:many", tmp_path / "out"
+        peaks = {}
+        for what in ("extract, the first time", "extract by the index"):
+            peaks[what] = measured(tmp_path / "one", "extract", layout, out)
+            shutil.rmtree(out)
+        peaks["checksum"] = measured(tmp_path / "other", "checksum", layout)
+        peaks["checksum again"] = measured(tmp_path / "other", "checksum", layout)
+        peaks["extract one"] = measured(tmp_path / "other", "extract", layout, out, "/777/777123")
+        peaks["files"] = measured(tmp_path / "other", "files", layout)
+        peaks["pull"] = measured(tmp_path / "other", "pull", layout)
+    print({what: f"{used / 1e6:.0f} MB" for what, used in peaks.items()})  # noqa: T201  pytest -rP
+    assert {what: used for what, used in peaks.items() if used > MANY} == {}
+
+
+def put_many(path: Path, files: int) -> Path:
+    """Make a layout whose image `many` has one gzip layer, of so many small files."""
+    data, diff_id = io.BytesIO(), hashlib.sha256()
+    with gzip.GzipFile(fileobj=data, mode="wb", compresslevel=1) as blob:
+        for number in range(files):
+            name, content = f"{number // 1000:03}/{number:06}", b"content of %d\n" % number * (1 + number % 20)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            piece = info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+            diff_id.update(piece)
+            blob.write(piece)
+        diff_id.update(bytes(1024))
+        blob.write(bytes(1024))
+    ids = [f"sha256:{diff_id.hexdigest()}"]
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}}
+    with closing(open_target(Reference.parse(f"oci-layout://{path}:many"))) as remote:
+        descriptor, manifest = manifest_of(
+            put(remote, json.dumps(config).encode(), oci.CONFIG), put(remote, data.getvalue(), oci.LAYER_GZIP)
+        )
+        remote.put_manifest(descriptor, manifest, tag="many")
+    return path

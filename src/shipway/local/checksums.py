@@ -28,8 +28,8 @@ from shipway.trees.entry import Entry, LocalTree, OpenFile
 
 LIMIT = 64 << 20
 """Bytes kept for remote layers."""
-_FORM = b"digests "
-"""Begins what is kept of a remote layer."""
+PART = 1 << 20
+"""Bytes of digests that are kept together."""
 
 
 def local_checksums(store: Store, ref: Record) -> Checksums:
@@ -51,24 +51,28 @@ class RemoteDigests:
         These are the digests of the records of its entries, one after the other in its order, zeros for one that is
         not known; what comes after the end is not either.
         """
-        with self._database.write() as db:
-            db.execute("UPDATE checksums SET used = ? WHERE layer = ?", (time.time_ns(), table))
-            data = _load(self._database, table)
+        found = bytearray()
+        begin, end = f"{table}/", f"{table}0"  # the character after it
         try:
-            found = zstandard.ZstdDecompressor().decompress(data) if data is not None else b""
+            with self._database.write() as db:
+                rows = db.execute("SELECT layer, data FROM checksums WHERE layer > ? AND layer < ?", (begin, end))
+                for name, data in rows:
+                    start = PART * int(name.removeprefix(begin))
+                    digests = zstandard.ZstdDecompressor().decompress(data)
+                    found.extend(bytes(max(0, start - len(found))))
+                    found[start : start + len(digests)] = digests
+                db.execute("UPDATE checksums SET used = ? WHERE layer > ? AND layer < ?", (time.time_ns(), begin, end))
         except zstandard.ZstdError as error:
             raise Corrupt(f"kept checksums cannot be read: {error}", where=str(self._database.path)) from error
-        # Those of earlier versions were by path, a map in MessagePack.
-        return bytearray(found[len(_FORM) :]) if found.startswith(_FORM) else bytearray()
+        return found
 
-    def save(self, table: str, digests: bytearray) -> None:
-        """Remember `digests`, all that is known of a layer."""
-        packing = zstandard.ZstdCompressor(level=1).compressobj(size=len(_FORM) + len(digests))
-        data = bytearray(packing.compress(_FORM))
-        data += packing.compress(digests)
-        data += packing.flush()
+    def save(self, table: str, digests: bytearray, parts: Iterable[int]) -> None:
+        """Remember those `parts` of all that is known of a layer that have changed; each has `PART` bytes."""
         with self._database.write() as db:
-            db.execute("INSERT OR REPLACE INTO checksums VALUES (?, NULL, ?, ?)", (table, data, time.time_ns()))
+            for part in parts:
+                data = zstandard.ZstdCompressor(level=1).compress(digests[PART * part : PART * (part + 1)])
+                values = (f"{table}/{part}", data, time.time_ns())
+                db.execute("INSERT OR REPLACE INTO checksums VALUES (?, NULL, ?, ?)", values)
             db.execute(
                 "DELETE FROM checksums WHERE layer IN (SELECT layer FROM (SELECT layer, sum(length(data))"
                 " OVER (ORDER BY used DESC, layer) AS total FROM checksums WHERE record IS NULL) WHERE total > ?)",
@@ -124,8 +128,3 @@ def kept_row(entry: Entry) -> Row:
     elif entry.kind not in ("hardlink", "whiteout", "opaque"):
         row.digest = raw(bare_record(entry))
     return row
-
-
-def _load(database: Database, layer: str) -> bytes | None:
-    rows = database.read("SELECT data FROM checksums WHERE layer = ?", layer)
-    return rows[0][0] if rows else None

@@ -88,7 +88,7 @@ CREATE TABLE IF NOT EXISTS changes (
 
 -- Records that content checksums of remote layers are made of: see local/checksums.py.
 CREATE TABLE IF NOT EXISTS checksums (
-    layer TEXT PRIMARY KEY,       -- the digest of the layer's table of contents
+    layer TEXT PRIMARY KEY,       -- the digest of the layer's table of contents, a slash, and which part of its entries
     record TEXT,                  -- always NULL
     data BLOB NOT NULL,
     used INTEGER NOT NULL

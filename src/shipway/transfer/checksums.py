@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 
-from shipway.local.checksums import RemoteDigests
+from shipway.local.checksums import PART, RemoteDigests
 from shipway.transfer.remote_tree import RemoteTree
 from shipway.trees.checksum import DIGEST_SIZE, PREFIX, Checksums, bare_record, header, raw, record
 from shipway.trees.entry import Entry
@@ -33,7 +33,8 @@ class _RemoteRecords:
         self._kept = kept
         self._known: dict[int, bytearray] = {}
         """By layer, the digests of the records of its files, one after the other; zeros for those not known."""
-        self._changed: set[int] = set()
+        self._changed: dict[int, set[int]] = {}
+        """By layer, the parts of these that are not kept yet."""
 
     def digests(self, wanted: Iterable[Entry]) -> Iterator[str]:
         """Yield the digests of the records of entries of the tree; files not known are fetched, many in one go.
@@ -66,7 +67,7 @@ class _RemoteRecords:
             known = self._kept.load(table) if table else bytearray()
             if not known:
                 known = self._tree.records(number)
-                self._changed.add(number)
+                self._changed[number] = set(range(-(-len(known) // PART)))
             self._known[number] = known
         return known[DIGEST_SIZE * index : DIGEST_SIZE * (index + 1)]
 
@@ -78,11 +79,11 @@ class _RemoteRecords:
                 known, at = self._known[number], DIGEST_SIZE * index
                 known.extend(bytes(max(0, at + DIGEST_SIZE - len(known))))
                 known[at : at + DIGEST_SIZE] = raw(record(header(entry), content, entry.size, entry.path))
-                self._changed.add(number)
+                self._changed.setdefault(number, set()).add(at // PART)
 
     def _save(self) -> None:
-        for number in self._changed:
+        for number, parts in self._changed.items():
             table = self._tree.tables[number]
-            if table and self._known[number]:
-                self._kept.save(table, self._known[number])
+            if table and parts:
+                self._kept.save(table, self._known[number], parts)
         self._changed.clear()
