@@ -83,6 +83,14 @@ def test_where_the_room_ends_the_rest_stays_in_memory() -> None:
     assert b"".join(spool.pieces()) == expected
 
 
+def test_of_very_many_some_stay_in_memory() -> None:
+    opened = len(os.listdir("/proc/self/fd"))
+    spools = [Spool(number.to_bytes(4, "big") * (module._MEMORY // 4)) for number in range(2 * module._MOST_FILES)]
+    assert len(os.listdir("/proc/self/fd")) <= opened + module._MOST_FILES
+    for number, spool in enumerate(spools):
+        assert spool.read(4000, 4004) == number.to_bytes(4, "big")
+
+
 def test_a_file_that_lost_something_is_an_error() -> None:
     spool = Spool(bytes(MIB))
     os.truncate(spool._fd, MIB // 2)

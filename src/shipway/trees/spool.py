@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -14,13 +15,16 @@ from shipway.trees.entry import Buffer
 _MEMORY = 256 << 10
 """Bytes that are in memory at most."""
 _PIECE = 1 << 20
+_MOST_FILES = 256
+"""Files that are open at a time in this process, which may have 1,024 descriptors in all."""
+_files: set[int] = set()
 _DIRECTORY = "/var/tmp"  # noqa: S108  as SQLite does: /tmp may be memory, and a file without a name is nobody's prey
 
 
 class Spool:
     """Bytes that grow at their end. One thread may write at a time, any may read what was written.
 
-    The file is in `TMPDIR`, or else in /var/tmp. Where there is no room for one they stay in memory.
+    The file is in `TMPDIR`, or else in /var/tmp. Where there is no room for one, or are many already, they stay in memory.
     """
 
     def __init__(self, data: Buffer = b"") -> None:
@@ -50,7 +54,7 @@ class Spool:
         """Write all of `data` behind what is in the file, or nothing that counts."""
         if self._fd < 0:
             self._fd = _opened()
-            weakref.finalize(self, os.close, self._fd)
+            weakref.finalize(self, _close, self._fd)
         done = 0
         with memoryview(data) as view:
             while done < len(view):
@@ -87,6 +91,15 @@ class Spool:
 
 
 def _opened() -> int:
+    if len(_files) >= _MOST_FILES:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     chosen = os.environ.get("TMPDIR") or (_DIRECTORY if os.path.isdir(_DIRECTORY) else None)
     with tempfile.TemporaryFile(dir=chosen, prefix="shipway-", buffering=0) as file:
-        return os.dup(file.fileno())
+        fd = os.dup(file.fileno())
+    _files.add(fd)
+    return fd
+
+
+def _close(fd: int) -> None:
+    _files.discard(fd)
+    os.close(fd)
