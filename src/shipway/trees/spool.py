@@ -24,7 +24,8 @@ _DIRECTORY = "/var/tmp"  # noqa: S108  as SQLite does: /tmp may be memory, and a
 class Spool:
     """Bytes that grow at their end. One thread may write at a time, any may read what was written.
 
-    The file is in `TMPDIR`, or else in /var/tmp. Where there is no room for one, or are many already, they stay in memory.
+    The file is in `TMPDIR`, or else in /var/tmp. Where there is no room for one, or there are many already, they stay
+    in memory.
     """
 
     def __init__(self, data: Buffer = b"") -> None:
