@@ -64,7 +64,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the jobs")
     parser.add_argument("--job", nargs="+", metavar="NAME", help="run only these; default: all")
     parser.add_argument("--quick", action="store_true", help="small amounts of work: two to three minutes in all")
-    parser.add_argument("--rounds", type=int, metavar="N", help="measured turns; default: 5, with --quick 3")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="measured turns; default: %(default)s")
     parser.add_argument("--where", type=Path, default=Path("/dev/shm"), help="scratch directory, on a tmpfs by default")
     parser.add_argument("--ext4", type=int, default=0, metavar="GB", help="in a loop-mounted ext4 of this size there")
     parser.add_argument("--cold", action="store_true", help="empty the page cache before each run; needs root")
@@ -88,14 +88,13 @@ def _cache() -> Path:
 
 def _measure(options: argparse.Namespace) -> int:
     jobs = _chosen(options.job)
-    rounds = options.rounds or (3 if options.quick else 5)
     where = f"ext4 of {options.ext4} GB" if options.ext4 else str(options.where)
     report = _begun(
         Report(
             format=FORMAT,
             machine={"kernel": platform.release(), "cpus": str(os.cpu_count()), "python": platform.python_version()},
             settings={
-                "rounds": str(rounds),
+                "rounds": str(options.rounds),
                 "where": where,
                 "page cache": "emptied" if options.cold else "warm",
                 "amounts": "small" if options.quick else "all",
@@ -108,7 +107,7 @@ def _measure(options: argparse.Namespace) -> int:
     with open_scene(options.where, options.cache, ext4=options.ext4, cold=options.cold, quick=options.quick) as scene:
         for job in jobs:
             if job.name not in done:
-                results = run(job, scene, rounds=rounds)
+                results = run(job, scene, rounds=options.rounds)
                 report.series += tuple(results.series)
                 report.skipped += tuple(results.skipped)
                 if options.json:

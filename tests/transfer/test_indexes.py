@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 from msgspec.structs import replace
@@ -260,6 +261,22 @@ def test_a_zstd_layer_of_one_large_frame_has_no_index_and_is_still_read(
     assert store.indexes.load(layer) is None
     take(tree_of(files, layer, store), tmp_path / "out", "last")
     assert (tmp_path / "out/last").read_bytes() == b"l" * (20 << 20)
+
+
+@pytest.mark.parametrize("rows", [1, 40_000])
+def test_an_index_of_an_earlier_form_is_made_anew(
+    files: FileRemote, layer: Descriptor, open_store: Callable[[], Store], rows: int
+) -> None:
+    """That was one frame with everything in it."""
+    store = open_store()
+    document = [1, layer.digest, layer.size, 10_240, [[0, 0, 0, bytes(32), b""]], [[b"file", "reg"]] * rows]
+    before = Spool(zstandard.compress(msgspec.msgpack.encode(document)))
+    store.indexes.save(layer, before)
+    assert store.indexes.load(layer) is None
+    assert "large" in tree_of(files, layer, store).names("")
+    index = store.indexes.load(layer)
+    assert index is not None
+    assert index.digest != before.digest()
 
 
 def test_indexes_of_anything_are_refused_or_read(
