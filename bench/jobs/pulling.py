@@ -188,7 +188,7 @@ def _podman(job: _Pull) -> Side:
         "--root",
         store / "root",
         "--runroot",
-        store / "run",
+        job.scene.root / "run",  # podman takes no path of more than 50 characters
         "--storage-driver",
         "overlay",
     ]
