@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from support.contents import manifest_of, put
 from support.peak import measured, peak
+from support.stargz import written
 
 from shipway import Cache, Way, oci
 from shipway.references import Reference
@@ -186,3 +187,27 @@ def put_many(path: Path, files: int) -> Path:
         )
         remote.put_manifest(descriptor, manifest, tag="many")
     return path
+
+
+@pytest.mark.slow
+def test_a_file_of_another_writer_that_is_one_large_chunk_is_read_on_little_memory(tmp_path: Path) -> None:
+    tree, layout, out = tmp_path / "tree", f"oci-layout://{tmp_path / 'layout'}:large", tmp_path / "out"
+    tree.mkdir()
+    (tree / "large").write_bytes(PIECE * 1600)
+    (tree / "small").write_bytes(b"small")
+    layer, blob = written(tree, chunk=1 << 30).finish()
+    ids = [layer.annotations[oci.UNCOMPRESSED]]
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}}
+    with closing(open_target(Reference.parse(layout))) as remote:
+        remote.put_blob(layer, lambda: io.BytesIO(blob), lambda _size: None)
+        descriptor, manifest = manifest_of(put(remote, json.dumps(config).encode(), oci.CONFIG), layer)
+        remote.put_manifest(descriptor, manifest, tag="large")
+    peaks = {"extract": measured(tmp_path / "one", "extract", layout, out)}
+    assert digest(out / "large") == digest(tree / "large")
+    assert (out / "small").read_bytes() == b"small"
+    peaks["cat"] = measured(tmp_path / "one", "cat", layout, "/large")
+    peaks["pull"] = measured(tmp_path / "one", "pull", layout)
+    assert {what: used for what, used in peaks.items() if used > 100_000_000} == {}
+    with Cache.open(tmp_path / "other") as cache, cache.remote(layout) as ref:
+        ref.extract(tmp_path / "again", "/small")
+        assert ref.traffic.received < 200_000

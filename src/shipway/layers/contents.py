@@ -17,7 +17,7 @@ from typing import Protocol
 
 from shipway import oci
 from shipway.errors import Corrupt, Truncated
-from shipway.trees.entry import Buffer, Chunk
+from shipway.trees.entry import Buffer, Chunk, Entry
 from shipway.trees.listing import Listing
 
 Fetch = Callable[[int, int], bytes]
@@ -25,6 +25,8 @@ Fetch = Callable[[int, int], bytes]
 
 MAX_CHUNK = 1 << 30
 """Largest chunk, in bytes, that is decoded: those of other writers can be whole files."""
+COARSE = 64 << 20
+"""Largest chunk, in bytes, that is held in memory: for files of larger ones a layer is read from its beginning."""
 MAX_FRAME = 16 << 20
 """Most bytes that come out of a frame beyond the chunk that is wanted of it."""
 
@@ -59,6 +61,11 @@ class Contents(Protocol):
 
     def span(self, chunk: Chunk) -> Chunk | None:
         """Return, as a chunk, all that the compressed bytes of a chunk hold; None if that has no digest of its own."""
+
+
+def is_coarse(entry: Entry) -> bool:
+    """Whether a file has a chunk that is too large to be held."""
+    return entry.size > COARSE and any(chunk.size > COARSE and not chunk.zeros for chunk in entry.chunks)
 
 
 class ChunkReader:

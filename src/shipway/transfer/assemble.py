@@ -26,7 +26,7 @@ from shipway.layers.archive import (
     with_tails,
 )
 from shipway.layers.bounds import Bounds
-from shipway.layers.contents import ChunkReader
+from shipway.layers.contents import ChunkReader, is_coarse
 from shipway.layers.estargz import Stargz, archive_end
 from shipway.layers.estargz_table import BEGIN
 from shipway.layers.formats import Stored, contents_of, form_of, tells_times
@@ -51,6 +51,17 @@ WORKERS = 4
 _ZEROS = bytes(1 << 20)
 
 
+class _Coarse(Exception):
+    """There are chunks that are too large to be held."""
+
+
+def _fine(entries: Iterable[Entry]) -> Iterator[Entry]:
+    for entry in entries:
+        if is_coarse(entry):
+            raise _Coarse
+        yield entry
+
+
 class Assembly:
     """A layer that can be put together."""
 
@@ -66,10 +77,10 @@ class Assembly:
     ) -> None:
         """Plan what to fetch; nothing is fetched yet. What is taken from the store is held until `stack` is closed.
 
-        Raises `Corrupt` and its kinds for a table that makes no sense, or `TooLarge`.
+        Raises `Corrupt` and its kinds for a table that makes no sense, or `TooLarge`; and `_Coarse`.
         """
         self._where = f"{remote.name}@{descriptor.digest}"
-        entries = PackedEntries(Bounds(store.limits, descriptor.size, self._where).counted(read.entries))
+        entries = PackedEntries(_fine(Bounds(store.limits, descriptor.size, self._where).counted(read.entries)))
         self.told = Told(entries, times=tells_times(descriptor, contents))
         """What the table says, once the archive was read to its end."""
         self.noted = Noted()
@@ -202,6 +213,22 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
     Raises what the remote raises, and `Corrupt` and its kinds for tables that make no sense.
     """
     contents = contents_of(descriptor)
+    why = _why_whole(store, descriptor, contents)
+    if contents is None or why:
+        return why
+    read = stream_table(remote, descriptor, contents, store.kept)
+    try:
+        assembly = Assembly(store, remote, descriptor, contents, read=read, stack=stack)
+    except _Coarse:
+        return "files in it are chunks that are too large to be taken one by one"
+    if assembly.total * SHARE > descriptor.size:
+        return "little of it was here"
+    assembly.prepare()
+    return assembly
+
+
+def _why_whole(store: Store, descriptor: Descriptor, contents: Stored | None) -> str:
+    """Return why a layer had better be fetched whole, as far as that is known without its table."""
     if contents is None:
         return f"it is {form_of(descriptor)}, without a table of contents that says what is in it"
     if isinstance(contents, TocLocation) and not (makes_own_headers(descriptor) or split_location(descriptor)):
@@ -210,12 +237,7 @@ def plan_assembly(store: Store, remote: BlobSource, descriptor: Descriptor, stac
         return "to look what of it is here would have cost as much"
     if not has_contents(store) and not store.kept.get(contents.digest):
         return "of no layer that was here is it known what is in it"
-    read = stream_table(remote, descriptor, contents, store.kept)
-    assembly = Assembly(store, remote, descriptor, contents, read=read, stack=stack)
-    if assembly.total * SHARE > descriptor.size:
-        return "little of it was here"
-    assembly.prepare()
-    return assembly
+    return ""
 
 
 def _weigh(item: tuple[Chunk, bytes]) -> int:

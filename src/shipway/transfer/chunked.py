@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import accumulate, tee
-from typing import BinaryIO, Generic, NamedTuple, TypeVar
+from typing import IO, BinaryIO, Generic, NamedTuple, TypeVar
 
 import zstandard
 
@@ -29,6 +29,7 @@ from shipway.remotes.contract import BlobSource, Elsewhere, judged, until_right
 from shipway.transfer.ahead import Job, run_ahead
 from shipway.transfer.delivery import WHOLE, Piece
 from shipway.transfer.extents import Extents
+from shipway.transfer.plain import Capture, PlainLayer
 from shipway.transfer.ranges import PART, REQUEST_COST, Range, plan, runs, span
 from shipway.transfer.remote_file import open_chunks
 from shipway.transfer.supply import Supply, supply
@@ -104,6 +105,26 @@ class ChunkedLayer:
         for group in extents.passes():
             for one in plan(group.extents(), self._descriptor.size) or [Range(0, 0)]:
                 yield partial(self._read, one, entries, group.take(one.end), pack)
+
+    def read_coarse(
+        self,
+        entries: Collection[Entry],
+        files: Sequence[tuple[int, str]],
+        make_spool: Callable[[], IO[bytes]],
+    ) -> Generator[Piece, None, None]:
+        """Yield files with chunks that are too large to be held, for which the layer is read from its beginning.
+
+        `files` are the numbers of those of `entries`, and their paths here.
+        """
+        paths = {path for _, path in files}
+        plain = PlainLayer(self._remote, self._descriptor, self._limits)
+        with make_spool() as spool:
+            capture = Capture(spool)
+            found = until_right(partial(plain.scan, capture, wanted=lambda _, path: path in paths))
+            for entry, (_, path) in zip(picked(entries, [number for number, _ in files]), files, strict=True):
+                place = found.place(path, entry.digest)
+                self._check(found.entry(place).digest, entry)
+                yield from capture.pieces(entry, place)
 
     def open_file(self, entry: Entry) -> BinaryIO:
         """Return the content of a file as a seekable file, which fetches the chunks that are read and not here."""

@@ -17,7 +17,7 @@ from itertools import compress, count
 from pathlib import Path
 from typing import BinaryIO
 
-from shipway.layers.contents import Contents
+from shipway.layers.contents import Contents, is_coarse
 from shipway.layers.formats import contents_of
 from shipway.layers.index import Index
 from shipway.limits import Limits
@@ -234,11 +234,13 @@ class _View:
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Content], None, None]:
         if not isinstance(entries, (Sequence, PackedEntries)):
             entries = list(entries)
-        repeats, holders = Repeats(), array("H")
+        repeats, holders, coarse = Repeats(), array("H"), set[int]()
         for number, entry in enumerate(entries):
             if entry.size:
                 repeats.add(_content_key(entry), number)
                 holders.append(self.origin_of(entry)[0])
+                if is_coarse(entry):
+                    coarse.add(number)
             else:
                 holders.append(0)
                 yield entry, b""
@@ -248,7 +250,7 @@ class _View:
         del holders
         with ExitStack() as stack:
             pack = stack.enter_context(self._store.kept.writing()) if self._store is not None else None
-            jobs = self._jobs(entries, wanted, pack)
+            jobs = self._jobs(entries, wanted, coarse, pack)
             pieces = stack.enter_context(closing(run_ahead(jobs, weigh)))
 
             def others(entry: Entry) -> Sequence[int]:
@@ -259,7 +261,7 @@ class _View:
     def open_file(self, entry: Entry) -> BinaryIO:
         number, _ = self._merged.origin_of(entry)
         layer = self._layers[number]
-        if isinstance(layer, ChunkedLayer):
+        if isinstance(layer, ChunkedLayer) and not is_coarse(entry):
             return layer.open_file(entry)
         with _make_spool(self._staging) as spool, closing(self.read([entry])) as files:
             for _, content in files:
@@ -269,12 +271,23 @@ class _View:
                     raise typed(error, entry.path) from error
             return open(f"/proc/self/fd/{spool.fileno()}", "rb")
 
-    def _jobs(self, entries: Collection[Entry], wanted: dict[int, array[int]], pack: Pack | None) -> list[Job[Piece]]:
-        """Return what reads those of `entries` whose numbers are given by the layers that hold their contents."""
+    def _jobs(
+        self, entries: Collection[Entry], wanted: dict[int, array[int]], coarse: Collection[int], pack: Pack | None
+    ) -> list[Job[Piece]]:
+        """Return what reads those of `entries` whose numbers are given by the layers that hold their contents.
+
+        Those that are `coarse` have chunks that are too large to be held.
+        """
         jobs: list[Job[Piece]] = []
         for layer_number, numbers in sorted(wanted.items()):
             layer = self._layers[layer_number]
             if isinstance(layer, ChunkedLayer):
+                large = [number for number in numbers if number in coarse] if coarse else []
+                if large:
+                    paths = (self.origin_of(entry)[1] for entry in picked(entries, large))
+                    files = list(zip(large, paths, strict=True))
+                    jobs.append(partial(layer.read_coarse, entries, files, lambda: _make_spool(self._staging)))
+                    numbers = array("I", (number for number in numbers if number not in coarse))  # noqa: PLW2901  the rest
                 jobs += layer.jobs(entries, numbers, pack)
             else:
                 places = array("I", (self.place_of(entry)[1] for entry in picked(entries, numbers)))

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
+from shipway.errors import Corrupt
 from shipway.trees.entry import Entry
 from shipway.trees.packed import BLOCK, PackedEntries
 from shipway.trees.paths import PackedKinds, PackedPaths
@@ -42,12 +43,16 @@ class Listing(ABC):
         """The bytes of all files but for holes, as they are claimed."""
 
     def place(self, path: str, digest: str) -> int:
-        """Return the index of the file at `path` with the content that has a digest.
+        """Return the index of the file at `path` with the content that has a digest; `Corrupt` if there is none.
 
         Of a path that comes twice either may be meant: the first may be what a hard link names.
         """
         places = list(self.paths.having(path))
-        return places[0] if len(places) == 1 else next(one for one in places if self.entry(one).digest == digest)
+        if len(places) > 1:
+            places = [one for one in places if self.entry(one).digest == digest]
+        if not places:
+            raise Corrupt("is not in its layer with that content", where=path)
+        return places[0]
 
     def __len__(self) -> int:
         return len(self.paths)
