@@ -25,7 +25,7 @@ Fetch = Callable[[int, int], bytes]
 
 MAX_CHUNK = 1 << 30
 """Largest chunk, in bytes, that is decoded: those of other writers can be whole files."""
-COARSE = 64 << 20
+COARSE = 16 << 20
 """Largest chunk, in bytes, that is held in memory: for files of larger ones a layer is read from its beginning."""
 MAX_FRAME = 16 << 20
 """Most bytes that come out of a frame beyond the chunk that is wanted of it."""
